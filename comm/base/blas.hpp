@@ -1,0 +1,25 @@
+#pragma once
+// Row-major single-precision matrix products on the CBLAS library.
+
+#include "comm/base/matrix_view.hpp"
+
+#include <string>
+
+namespace airmoe::blas {
+
+enum class Op : uint8_t { none, transpose };
+
+/// c = alpha * op(a) * op(b) + beta * c. Shapes after op: a [m, k], b [k, n], c [m, n].
+/// Local; one thread; throws Error when shapes disagree. m, n or k may be zero.
+void gemm(Op op_a, Op op_b, float alpha, ConstMatrix a, ConstMatrix b, float beta, Matrix c);
+
+/// Name and version of the library and of the kernels it picked for this processor.
+std::string description();
+
+/// Call first thing in main(), before MPI_Init. OpenBLAS builds older than the processor fall back to
+/// SSE kernels (measured 4 times slower); when that is seen, this sets OPENBLAS_CORETYPE and starts
+/// the program again with it. Also limits the library to `threads` threads. Does nothing when
+/// OPENBLAS_CORETYPE is already set or the library is not OpenBLAS.
+void prepare_process(char** argv, int threads = 1);
+
+}  // namespace airmoe::blas

@@ -1,0 +1,56 @@
+#pragma once
+// Matrix products with rows picked from a table by an index list: the tokens of one codeword against
+// the centroids or expert vectors of its shortlist, without gathering the rows first.
+//
+// A *tile* is expert-major: element (i, t) is row i of the panel and token t, at data[i * ld + t].
+// Tiles are 64-byte aligned and ld is a multiple of kTileLanes; columns from n up to the next
+// multiple of kTileLanes are written as zero. Every output element is one chain of fused
+// multiply-adds in index order, so its value does not depend on how tokens or rows are blocked.
+
+#include "comm/base/buffer.hpp"
+#include "comm/base/matrix_view.hpp"
+
+namespace airmoe {
+
+inline constexpr int64_t kTileLanes = 16;
+
+/// Columns of a tile for n tokens.
+constexpr int64_t tile_ld(int64_t n) { return (n + kTileLanes - 1) / kTileLanes * kTileLanes; }
+
+/// Panel row i is table + rows[i] * ld, `cols` elements.
+template <class T>
+struct PanelView {
+  T* table = nullptr;
+  const int32_t* rows = nullptr;  ///< Shape: [count], rows of the table, in any order
+  int64_t count = 0;
+  int64_t cols = 0;
+  int64_t ld = 0;
+};
+using ConstPanel = PanelView<const float>;
+using Panel = PanelView<float>;
+
+/// Scratch of the panel kernels; one per thread of execution, grows to the largest block seen.
+struct PanelWorkspace {
+  Buffer<float> packed;
+};
+
+/// tile(i, t) = sum_k panel(i, k) * x(t, k).
+/// @param x     tokens. Shape: [n, panel.cols]
+/// @param tile  Shape: [panel.count, tile_ld(n)], leading dimension tile_ld(n)
+/// Local; FLOPs: 2 * count * n * cols.
+void panel_scores(ConstPanel panel, ConstMatrix x, float* tile, PanelWorkspace& workspace);
+
+/// y(t, k) += sum_i tile(i, t) * panel(i, k).   Shape of y: [n, panel.cols]
+void panel_combine(ConstPanel panel, const float* tile, Matrix y, PanelWorkspace& workspace);
+
+/// panel(i, k) += sum_t tile(i, t) * x(t, k).   Rows of the panel must be distinct.
+void panel_accumulate(Panel panel, const float* tile, ConstMatrix x, PanelWorkspace& workspace);
+
+/// The same three in plain loops and double precision: the specification.
+namespace reference {
+void panel_scores(ConstPanel panel, ConstMatrix x, float* tile);
+void panel_combine(ConstPanel panel, const float* tile, Matrix y);
+void panel_accumulate(Panel panel, const float* tile, ConstMatrix x);
+}  // namespace reference
+
+}  // namespace airmoe

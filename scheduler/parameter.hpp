@@ -1,0 +1,62 @@
+#pragma once
+// A trainable array with its gradient and optimizer moments, and how it is spread over ranks.
+
+#include "comm/base/buffer.hpp"
+#include "comm/base/matrix_view.hpp"
+#include "comm/base/partition.hpp"
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace airmoe::scheduler {
+
+/// replicated: every rank holds all rows, gradients are all-reduced (data parallel).
+/// by_expert: rank r owns rows [rows.begin(r), rows.end(r)) of dimension 0 (expert id); gradients
+/// are complete on the owner and are never reduced.
+enum class Sharding : uint8_t { replicated, by_expert };
+
+struct Parameter {
+  std::string name;             ///< path in a checkpoint, for example /layers/02/moe/centroid
+  std::vector<int64_t> shape;   ///< global shape
+  Sharding sharding = Sharding::replicated;
+  int64_t row_begin = 0;        ///< first global row held here (0 when replicated)
+  int64_t row_count = 0;        ///< rows held here
+  bool decay = true;            ///< weight decay applies (matrices yes, norm gains and biases no)
+  Buffer<float> value, gradient, moment1, moment2;
+
+  int64_t row_size() const {
+    int64_t n = 1;
+    for (std::size_t i = 1; i < shape.size(); ++i) n *= shape[i];
+    return n;
+  }
+  int64_t local_size() const { return row_count * row_size(); }
+  /// Local rows as a matrix [row_count, row_size()].
+  Matrix values() { return {value.data(), row_count, row_size()}; }
+  ConstMatrix values() const { return {value.data(), row_count, row_size()}; }
+  Matrix gradients() { return {gradient.data(), row_count, row_size()}; }
+};
+
+/// Owns parameters in creation order, which is the order of every loop over them. Addresses are stable.
+class ParameterSet {
+ public:
+  /// Adds an array held in full by every rank. Values are uninitialised, gradient and moments zero.
+  Parameter& add_replicated(std::string name, std::vector<int64_t> shape, bool decay);
+  /// Adds an array whose rows are experts; this rank holds part `rank` of `experts`.
+  Parameter& add_by_expert(std::string name, std::vector<int64_t> shape, BlockPartition experts,
+                           int64_t rank, bool decay);
+
+  std::vector<std::unique_ptr<Parameter>>& all() { return parameters_; }
+  const std::vector<std::unique_ptr<Parameter>>& all() const { return parameters_; }
+  void zero_gradients();
+
+ private:
+  std::vector<std::unique_ptr<Parameter>> parameters_;
+};
+
+/// Fills the local rows with N(0, stddev^2) keyed by (seed, name, global element index): the same
+/// values whatever the rank count.
+void initialise_normal(Parameter& parameter, uint64_t seed, float stddev);
+
+}  // namespace airmoe::scheduler
