@@ -2,7 +2,7 @@
 // Shape of the language model and of its MoE layers. Everything here is part of a checkpoint's
 // identity: two configurations with the same values build the same parameters.
 
-#include "comm/base/vector_math.hpp"
+#include "experts/expert_table.hpp"
 
 #include <cstdint>
 #include <string>
@@ -10,9 +10,7 @@
 
 namespace airmoe::scheduler {
 
-/// What an expert computes from its up rows u_j and down rows v_j (m of each):
-/// plain: sum_j f(<h, u_j>) v_j.  swiglu: sum_j silu(<h, g_j>) <h, u_j> v_j with a third matrix g.
-enum class ExpertActivation : uint8_t { gelu, silu, relu, swiglu };
+using experts::ExpertActivation;
 
 struct ModelConfig {
   int64_t layers = 4;

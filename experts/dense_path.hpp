@@ -1,0 +1,45 @@
+#pragma once
+// Shortlist-dense execution: all tokens of one codeword times all its resident candidates as dense
+// products, masked by the gate (design: "Experts"). Work per token is M_resident * m * d, whatever
+// K is, with no gather: the right path for large K / M and small m.
+
+#include "comm/base/panel.hpp"
+#include "comm/base/selection.hpp"
+#include "experts/expert_table.hpp"
+
+namespace airmoe::experts {
+
+/// Tokens of one codeword and the codeword's resident candidates.
+struct DenseBlock {
+  ConstMatrix hidden;  ///< Shape: [n, d]; callers keep n <= 64 so that tiles stay in cache
+  const int32_t* candidates = nullptr;  ///< local expert rows, distinct. Shape: [count]
+  int64_t count = 0;
+  SelectionView selection;  ///< positions index `candidates`
+};
+
+/// Scratch; grows to the largest block seen, then allocates nothing.
+struct DenseWorkspace {
+  PanelWorkspace panel;
+  Buffer<float> tile_a, tile_b, tile_c, pair_a, pair_b, pair_c;
+  Buffer<int32_t> rows;
+};
+
+/// y(t, :) += sum over pairs of gate * expert(hidden(t, :)).
+/// @param saved  pre-activations of the pairs, for the backward. Shape: [pairs * saved_per_pair()];
+///               pair p (index as in selection) at p * saved_per_pair(). nullptr: not saved.
+/// @param y      Shape: [n, d]
+/// Local.
+void forward_dense(const ExpertTable& table, const DenseBlock& block, float* saved, Matrix y,
+                   DenseWorkspace& workspace);
+
+/// Gradients for d_y(t, :), the gradient of y.
+/// @param saved     as written by forward_dense
+/// @param d_gate    written: <d_y(t), expert(h_t)> of each pair. Shape: [pairs]
+/// @param d_hidden  added to. Shape: [n, d]
+/// @param gradients added to
+/// Local.
+void backward_dense(const ExpertTable& table, const DenseBlock& block, const float* saved,
+                    ConstMatrix d_y, float* d_gate, Matrix d_hidden,
+                    const ExpertGradients& gradients, DenseWorkspace& workspace);
+
+}  // namespace airmoe::experts

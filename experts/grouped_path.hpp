@@ -1,0 +1,50 @@
+#pragma once
+// Expert-centric execution: the selected pairs of all tokens, sorted by expert; each expert's
+// tokens are gathered, multiplied with its m rows and scattered back. Work is K * m * d per token:
+// the right path for small K / M or large m. Memory: one expert's tokens at a time, never tokens x
+// K x d.
+
+#include "comm/base/buffer.hpp"
+#include "comm/base/selection.hpp"
+#include "experts/expert_table.hpp"
+
+namespace airmoe::experts {
+
+/// Pairs in expert order. Built once per forward, used again by the backward. No O(E) work per call
+/// (the map over local experts is reset through the list of experts touched).
+class PairGrouping {
+ public:
+  /// @param selection  positions are local expert rows here (not places in a shortlist)
+  void build(SelectionView selection, int64_t local_experts);
+
+  int64_t groups() const { return groups_; }
+  int32_t expert(int64_t group) const { return touched_[group]; }  ///< ascending
+  int64_t begin(int64_t group) const { return group_begin_[group]; }
+  int64_t end(int64_t group) const { return group_begin_[group + 1]; }
+  int64_t largest_group() const { return largest_; }
+  int64_t pair(int64_t i) const { return pair_[i]; }    ///< index into selection arrays
+  int32_t token(int64_t i) const { return token_[i]; }  ///< ascending within a group
+
+ private:
+  int64_t groups_ = 0, largest_ = 0;
+  Buffer<int32_t> slot_of_expert_, touched_, token_;
+  Buffer<int64_t> group_begin_, pair_;
+  int64_t map_size_ = 0;
+};
+
+struct GroupedWorkspace {
+  Buffer<float> tokens, d_tokens, pre, slope, act, d_act, out;
+};
+
+/// y(t, :) += sum over pairs of gate * expert(hidden(t, :)). saved: see forward_dense; may be
+/// nullptr.
+void forward_grouped(const ExpertTable& table, const PairGrouping& grouping, ConstMatrix hidden,
+                     SelectionView selection, float* saved, Matrix y, GroupedWorkspace& workspace);
+
+/// Same contract as backward_dense, over all tokens at once.
+void backward_grouped(const ExpertTable& table, const PairGrouping& grouping, ConstMatrix hidden,
+                      SelectionView selection, const float* saved, ConstMatrix d_y, float* d_gate,
+                      Matrix d_hidden, const ExpertGradients& gradients,
+                      GroupedWorkspace& workspace);
+
+}  // namespace airmoe::experts

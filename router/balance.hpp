@@ -1,0 +1,42 @@
+#pragma once
+// Switch-style balance loss over the selected: weight * E * sum_e f_e P_e, f_e = share of
+// selections of expert e among T * K, P_e = mean gate of expert e over T tokens; f is not
+// differentiated.
+
+#include <cstdint>
+#include <span>
+
+#include "comm/base/buffer.hpp"
+
+namespace airmoe::router {
+
+/// Counts and gate sums of local experts for one micro-batch, and usage over a longer window.
+class ExpertUsage {
+ public:
+  explicit ExpertUsage(int64_t local_experts);
+
+  /// Forgets the micro-batch; O(experts touched), not O(local experts).
+  void begin_micro_batch();
+  /// Adds pairs (local expert, gate).
+  void add(const int32_t* expert, const float* gate, int64_t pairs);
+  /// Selections of a local expert in this micro-batch.
+  int32_t count(int32_t expert) const { return count_[expert]; }
+  /// sum over local experts of count * gate sum, in double, in the order experts were first
+  /// touched... ascending expert id.
+  double count_gate_product();
+  int64_t pairs() const { return pairs_; }
+
+  /// Usage since begin_window(): selections per local expert. Added to by begin_micro_batch() of
+  /// the next micro-batch or by flush().
+  void flush();
+  std::span<const int64_t> window() const { return window_.span(); }
+  void begin_window();
+
+ private:
+  Buffer<int32_t> count_, touched_;
+  Buffer<float> gate_sum_;
+  Buffer<int64_t> window_;
+  int64_t num_touched_ = 0, pairs_ = 0;
+};
+
+}  // namespace airmoe::router

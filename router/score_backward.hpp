@@ -1,0 +1,32 @@
+#pragma once
+// Gradient of fine scoring: z_e = <h, w_e> for the selected pairs (paper, "Forward" 4).
+
+#include "comm/base/panel.hpp"
+#include "comm/base/selection.hpp"
+
+namespace airmoe::router {
+
+struct ScoreBackwardWorkspace {
+  PanelWorkspace panel;
+  Buffer<float> tile;
+};
+
+/// One codeword's tokens against its resident candidates, as dense products.
+/// d_hidden(t) += sum_p d_score[p] * unit(candidate_p);  d_unit(candidate_p) += d_score[p] *
+/// hidden(t).
+/// @param candidates  rows of unit_centroids, distinct. Shape: [count]; selection positions index
+/// it Local.
+void score_backward_dense(ConstMatrix unit_centroids, const int32_t* candidates, int64_t count,
+                          ConstMatrix hidden, SelectionView selection, const float* d_score,
+                          Matrix d_hidden, Matrix d_unit, ScoreBackwardWorkspace& workspace);
+
+/// The same pair by pair; positions are rows of unit_centroids. For small K / M.
+void score_backward_pairs(ConstMatrix unit_centroids, ConstMatrix hidden, SelectionView selection,
+                          const float* d_score, Matrix d_hidden, Matrix d_unit);
+
+/// d_score[p] = gate[p] * (d_gate[p] - dot[t]), dot[t] = sum of gate * d_gate over ALL of the
+/// token's pairs on all ranks.
+void softmax_backward(SelectionView selection, const float* d_gate, const float* dot,
+                      float* d_score);
+
+}  // namespace airmoe::router
