@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the scripts of this folder: settings for several ranks on one machine.
 if [ "$(id -u)" -eq 0 ]; then  # Open MPI refuses to run as root unless told twice
   export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1

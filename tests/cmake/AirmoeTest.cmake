@@ -4,6 +4,12 @@
 #   without RANKS  one entry <folder>.<name>, label unit, an ordinary process (support/unit_main.cpp)
 #   with RANKS     one entry <folder>.<name>.np<N> per rank count, label mpi, under mpirun
 #                  (support/mpi_main.cpp)
+#
+# airmoe_python_test(<folder>/<name> [ARGS <arguments>] [LABELS <labels>] [TIMEOUT <seconds>])
+#
+# Registers tests/<folder>/<name>_test.py as <folder>.<name>, run by AIRMOE_PYTHON. It may start
+# mpirun itself; label it mpi if it does.
+#
 # TIMEOUT is per entry, 120 s unless given: a hang is a failure that names the entry.
 
 # More ranks than cores, any user, no pinning. Ranks that wait give the core to the others. The
@@ -65,4 +71,27 @@ function(airmoe_test path)
       TIMEOUT ${T_TIMEOUT} PROCESSORS ${processors} LABELS "mpi;${T_LABELS}"
       ENVIRONMENT "${AIRMOE_TEST_ENVIRONMENT};${AIRMOE_MPI_ENVIRONMENT}")
   endforeach()
+endfunction()
+
+function(airmoe_python_test path)
+  cmake_parse_arguments(T "" "TIMEOUT" "ARGS;LABELS" ${ARGN})
+  if(T_UNPARSED_ARGUMENTS)
+    message(FATAL_ERROR "airmoe_python_test(${path}): unknown arguments: ${T_UNPARSED_ARGUMENTS}")
+  endif()
+  if(NOT T_TIMEOUT)
+    set(T_TIMEOUT 120)
+  endif()
+  if(NOT T_LABELS)
+    set(T_LABELS unit)
+  endif()
+  string(REPLACE "/" "." name ${path})
+  set(processors 1)
+  if("mpi" IN_LIST T_LABELS)
+    set(processors 2)
+  endif()
+  add_test(NAME ${name}
+           COMMAND ${AIRMOE_PYTHON} -B "${PROJECT_SOURCE_DIR}/tests/${path}_test.py" ${T_ARGS})
+  set_tests_properties(${name} PROPERTIES
+    TIMEOUT ${T_TIMEOUT} PROCESSORS ${processors} LABELS "${T_LABELS}"
+    ENVIRONMENT "${AIRMOE_TEST_ENVIRONMENT};${AIRMOE_MPI_ENVIRONMENT}")
 endfunction()
