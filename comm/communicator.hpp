@@ -25,8 +25,8 @@ enum class Reduction : uint8_t { sum, max, min };
 
 class Communicator {
  public:
-  /// Tags of exchange() and sparse_exchange() are 0 to kMaxTag.
-  static constexpr int kMaxTag = 8191;
+  /// Tags of exchange() are 0 to kMaxTag.
+  static constexpr int kMaxTag = 32000;
 
   virtual ~Communicator() = default;
   Communicator(const Communicator&) = delete;
@@ -120,10 +120,9 @@ class Communicator {
   /// source in the order they were sent), contiguous. Costs one barrier of latency whatever the
   /// rank count.
   template <Element T>
-  void sparse_exchange(std::type_identity_t<std::span<const Send<T>>> sends, Inbox<T>& inbox,
-                       int tag = 0) {
+  void sparse_exchange(std::type_identity_t<std::span<const Send<T>>> sends, Inbox<T>& inbox) {
     stage<T>(sends, {});
-    sparse_exchange_staged(inbox.raw_, sizeof(T), tag);
+    sparse_exchange_staged(inbox.raw_, sizeof(T));
   }
 
   /// Local: labels what follows, for errors and statistics; a string literal. See ScopedPhase.
@@ -153,7 +152,7 @@ class Communicator {
   // No empty messages; the descriptors need not outlive the call, the memory does.
   virtual Ticket do_exchange(std::span<const ByteSend> sends, std::span<const ByteRecv> recvs,
                              int tag) = 0;
-  virtual void do_sparse_exchange(std::span<const ByteSend> sends, ByteInbox& inbox, int tag) = 0;
+  virtual void do_sparse_exchange(std::span<const ByteSend> sends, ByteInbox& inbox) = 0;
   virtual void do_set_phase(const char*) {}
 
   template <class T>
@@ -168,7 +167,7 @@ class Communicator {
     }
   }
   Ticket exchange_staged(int tag);
-  void sparse_exchange_staged(ByteInbox& inbox, int64_t element_bytes, int tag);
+  void sparse_exchange_staged(ByteInbox& inbox, int64_t element_bytes);
 
   void check_peer(int peer, const char* where) const;
   void check_tag(int tag) const;

@@ -1,0 +1,15 @@
+#pragma once
+// The MPI backend on a communicator of the caller. The only public header that shows MPI_Comm.
+
+#include <memory>
+
+#include <mpi.h>
+
+#include "comm/mpi_communicator.hpp"
+
+namespace airmoe::comm {
+
+/// Collective over `parent`, which is duplicated and may be freed afterwards.
+std::unique_ptr<Communicator> make_mpi_communicator(MPI_Comm parent, const MpiOptions& options);
+
+}  // namespace airmoe::comm
