@@ -10,8 +10,8 @@ namespace airmoe::scheduler {
 /// exactly one rank, because replicated gradients are equal everywhere after their all-reduce.
 double local_sum_of_squares(const ParameterSet& parameters, bool count_replicated);
 
-/// Factor that brings a norm down to `clip`: min(1, clip / norm). clip <= 0 means no clipping.
-/// A norm that is not finite gives that norm back as a NaN factor: check it before the update.
+/// Factor that brings a norm down to `clip`: min(1, clip / norm). clip <= 0 means no clipping. The
+/// norm must be finite: check it before the update.
 double clip_factor(double norm, double clip);
 
 }  // namespace airmoe::scheduler

@@ -10,14 +10,13 @@ namespace airmoe::scheduler {
 /// variance.
 inline constexpr float kLayerNormEpsilon = 1e-12f;
 
-/// Mean and variance in two passes. A row of equal values gives unit = 0, out = bias, inverse = 0
-/// and hence gradient zero.
-/// @param[out] unit     (x - mean) * inverse; may alias x. Shape: [n, d]
+/// Mean and variance in two passes. A row of equal values gives unit 0, out = bias, inverse 0 and
+/// hence gradient zero.
+/// @param[in,out] x     overwritten by unit = (x - mean) * inverse. Shape: [n, d]
 /// @param[out] inverse  1 / sqrt(variance + epsilon). Shape: [n]
 /// @param[out] out      unit * gain + bias. Shape: [n, d]
-void layer_norm_forward(ConstMatrix x, const float* gain, const float* bias, Matrix unit,
-                        float* inverse, Matrix out);
-/// d_x is overwritten and may alias d_out; d_gain and d_bias are added to, rows in order.
+void layer_norm_forward(Matrix x, const float* gain, const float* bias, float* inverse, Matrix out);
+/// d_x is overwritten; d_gain and d_bias are added to, rows in order.
 void layer_norm_backward(ConstMatrix d_out, ConstMatrix unit, const float* gain,
                          const float* inverse, Matrix d_x, float* d_gain, float* d_bias);
 

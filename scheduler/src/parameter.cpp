@@ -1,0 +1,73 @@
+#include "scheduler/parameter.hpp"
+
+#include "comm/base/error.hpp"
+#include "comm/base/random.hpp"
+
+namespace airmoe::scheduler {
+namespace {
+
+/// 64-bit FNV-1a: gives every parameter a random stream of its own, whatever the order of creation.
+uint64_t hash(const std::string& text) {
+  uint64_t h = 14695981039346656037ull;
+  for (const char c : text) h = (h ^ static_cast<unsigned char>(c)) * 1099511628211ull;
+  return h;
+}
+
+void allocate(Parameter& p) {
+  const int64_t size = p.local_size();
+  p.value.ensure(size);
+  for (Buffer<float>* zeroed : {&p.gradient, &p.moment1, &p.moment2}) {
+    zeroed->ensure(size);
+    zeroed->fill(0.0f);
+  }
+}
+
+Parameter& add(std::vector<std::unique_ptr<Parameter>>& parameters, std::string name,
+               std::vector<int64_t> shape, bool decay) {
+  AIRMOE_CHECK(!shape.empty(), "parameter {} has no dimension", name);
+  for (const int64_t n : shape) AIRMOE_CHECK(n >= 1, "parameter {} has a dimension {}", name, n);
+  for (const auto& p : parameters) AIRMOE_CHECK(p->name != name, "parameter {} exists twice", name);
+  parameters.push_back(std::make_unique<Parameter>());
+  Parameter& p = *parameters.back();
+  p.name = std::move(name);
+  p.shape = std::move(shape);
+  p.decay = decay;
+  return p;
+}
+
+}  // namespace
+
+Parameter& ParameterSet::add_replicated(std::string name, std::vector<int64_t> shape, bool decay) {
+  Parameter& p = add(parameters_, std::move(name), std::move(shape), decay);
+  p.sharding = Sharding::replicated;
+  p.row_count = p.shape[0];
+  allocate(p);
+  return p;
+}
+
+Parameter& ParameterSet::add_by_expert(std::string name, std::vector<int64_t> shape,
+                                       BlockPartition experts, int64_t rank, bool decay) {
+  Parameter& p = add(parameters_, std::move(name), std::move(shape), decay);
+  AIRMOE_CHECK(p.shape[0] == experts.total, "parameter {} has {} rows for {} experts", p.name,
+               p.shape[0], experts.total);
+  p.sharding = Sharding::by_expert;
+  p.row_begin = experts.begin(rank);
+  p.row_count = experts.size(rank);
+  allocate(p);
+  return p;
+}
+
+void ParameterSet::zero_gradients() {
+  for (auto& p : parameters_) p->gradient.fill(0.0f);
+}
+
+void initialise_normal(Parameter& parameter, uint64_t seed, float stddev) {
+  const uint64_t key = hash(parameter.name);
+  const RandomStream stream(seed, Purpose::parameter_init, static_cast<uint32_t>(key),
+                            static_cast<uint32_t>(key >> 32));
+  const int64_t begin = parameter.row_begin * parameter.row_size();
+  stream.fill_normal(parameter.value.data(), parameter.local_size(), static_cast<uint64_t>(begin),
+                     stddev);
+}
+
+}  // namespace airmoe::scheduler
