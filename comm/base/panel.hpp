@@ -1,11 +1,13 @@
 #pragma once
-// Matrix products with rows picked from a table by an index list: the tokens of one codeword against
-// the centroids or expert vectors of its shortlist, without gathering the rows first.
+// Matrix products with rows picked from a table by an index list: the tokens of one codeword
+// against the centroids or expert vectors of its shortlist, without gathering the rows first.
 //
 // A *tile* is expert-major: element (i, t) is row i of the panel and token t, at data[i * ld + t].
 // Tiles are 64-byte aligned and ld is a multiple of kTileLanes; columns from n up to the next
 // multiple of kTileLanes are written as zero. Every output element is one chain of fused
 // multiply-adds in index order, so its value does not depend on how tokens or rows are blocked.
+
+#include <type_traits>
 
 #include "comm/base/buffer.hpp"
 #include "comm/base/matrix_view.hpp"
@@ -15,7 +17,9 @@ namespace airmoe {
 inline constexpr int64_t kTileLanes = 16;
 
 /// Columns of a tile for n tokens.
-constexpr int64_t tile_ld(int64_t n) { return (n + kTileLanes - 1) / kTileLanes * kTileLanes; }
+constexpr int64_t tile_ld(int64_t n) {
+  return (n + kTileLanes - 1) / kTileLanes * kTileLanes;
+}
 
 /// Panel row i is table + rows[i] * ld, `cols` elements.
 template <class T>
@@ -25,6 +29,11 @@ struct PanelView {
   int64_t count = 0;
   int64_t cols = 0;
   int64_t ld = 0;
+
+  /// A view of float converts to a view of const float.
+  operator PanelView<const T>() const requires(!std::is_const_v<T>) {
+    return {table, rows, count, cols, ld};
+  }
 };
 using ConstPanel = PanelView<const float>;
 using Panel = PanelView<float>;
