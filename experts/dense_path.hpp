@@ -1,11 +1,13 @@
 #pragma once
 // Shortlist-dense execution: all tokens of one codeword times all its resident candidates as dense
 // products, masked by the gate (design: "Experts"). Work per token is M_resident * m * d, whatever
-// K is, with no gather: the right path for large K / M and small m.
+// K is, with no gather: the right path for large K / M and small m. Candidates that no token of the
+// block selects are left out of every product.
 
 #include "comm/base/panel.hpp"
 #include "comm/base/selection.hpp"
 #include "experts/expert_table.hpp"
+#include "experts/pair_buffers.hpp"
 
 namespace airmoe::experts {
 
@@ -20,24 +22,26 @@ struct DenseBlock {
 /// Scratch; grows to the largest block seen, then allocates nothing.
 struct DenseWorkspace {
   PanelWorkspace panel;
-  Buffer<float> tile_a, tile_b, tile_c, pair_a, pair_b, pair_c;
-  Buffer<int32_t> rows;
+  PairBuffers pairs;
+  Buffer<float> tile;  ///< one tile of the used candidates' rows
+  Buffer<int32_t> rows, place, element;
 };
 
 /// y(t, :) += sum over pairs of gate * expert(hidden(t, :)).
 /// @param saved  pre-activations of the pairs, for the backward. Shape: [pairs * saved_per_pair()];
 ///               pair p (index as in selection) at p * saved_per_pair(). nullptr: not saved.
 /// @param y      Shape: [n, d]
-/// Local.
+/// y(t, :) is one chain of additions in candidate order: its bits do not depend on how tokens are
+/// split into blocks. Local; throws Error when shapes disagree.
 void forward_dense(const ExpertTable& table, const DenseBlock& block, float* saved, Matrix y,
                    DenseWorkspace& workspace);
 
 /// Gradients for d_y(t, :), the gradient of y.
-/// @param saved     as written by forward_dense
+/// @param saved     as written by forward_dense (or forward_grouped)
 /// @param d_gate    written: <d_y(t), expert(h_t)> of each pair. Shape: [pairs]
 /// @param d_hidden  added to. Shape: [n, d]
-/// @param gradients added to
-/// Local.
+/// @param gradients added to; only rows of selected candidates are touched
+/// d_gate and d_hidden do not depend on how tokens are split into blocks. Local.
 void backward_dense(const ExpertTable& table, const DenseBlock& block, const float* saved,
                     ConstMatrix d_y, float* d_gate, Matrix d_hidden,
                     const ExpertGradients& gradients, DenseWorkspace& workspace);

@@ -1,0 +1,165 @@
+#include "experts/grouped_path.hpp"
+
+#include <algorithm>
+
+#include "comm/base/error.hpp"
+#include "experts/src/pair_math.hpp"
+#include "experts/src/row_kernels.hpp"
+
+namespace airmoe::experts {
+namespace {
+
+constexpr int64_t kChunkUnits = 16384;  // hidden units computed at a time: 64 KiB per compact array
+// Tiles hold m hidden units along the vector lanes, so they pay from about half a vector on; and
+// packing the rows of an expert has to be shared by a few tokens.
+constexpr int64_t kTileMinUnits = 6;
+constexpr int64_t kTileMinTokens = 4;
+
+int64_t unit_stride(int64_t m) {
+  return m >= kTileMinUnits ? tile_ld(m) : m;
+}
+
+/// The part of one expert's pairs that lies in the chunk at hand.
+struct Segment {
+  int64_t first_row = 0;  ///< of the expert in the tables
+  int64_t m = 1;
+  const int32_t* token = nullptr;
+  int64_t count = 0;
+  int64_t begin = 0;  ///< first pair within the chunk's compact arrays
+};
+
+bool use_tiles(const Segment& segment) {
+  return segment.m >= kTileMinUnits && segment.count >= kTileMinTokens;
+}
+
+/// out(i, j) = <x(token_i), row j>. With tiles the tokens are the panel and the expert's rows are
+/// its right-hand side, which is a gather-free product.
+void scores(const Segment& s, ConstMatrix matrix, ConstMatrix x, float* out,
+            PanelWorkspace& workspace) {
+  const ConstMatrix rows = matrix.slice_rows(s.first_row, s.m);
+  out += s.begin * unit_stride(s.m);
+  if (use_tiles(s)) {
+    panel_scores({x.data, s.token, s.count, x.cols, x.ld}, rows, out, workspace);
+  } else {
+    row_scores(rows, {x, s.token, s.count}, out, unit_stride(s.m));
+  }
+}
+
+/// y(token_i) += sum_j coefficient(i, j) * row j.
+void combine(const Segment& s, ConstMatrix matrix, const float* coefficient, Matrix y,
+             PanelWorkspace& workspace) {
+  const ConstMatrix rows = matrix.slice_rows(s.first_row, s.m);
+  coefficient += s.begin * unit_stride(s.m);
+  if (use_tiles(s)) {
+    panel_accumulate({y.data, s.token, s.count, y.cols, y.ld}, coefficient, rows, workspace);
+  } else {
+    row_combine(rows, coefficient, unit_stride(s.m), {y, s.token, s.count});
+  }
+}
+
+/// row j += sum_i coefficient(i, j) * x(token_i).
+void accumulate(const Segment& s, Matrix matrix, const float* coefficient, ConstMatrix x,
+                PanelWorkspace& workspace) {
+  const Matrix rows = matrix.slice_rows(s.first_row, s.m);
+  coefficient += s.begin * unit_stride(s.m);
+  if (use_tiles(s)) {
+    panel_combine({x.data, s.token, s.count, x.cols, x.ld}, coefficient, rows, workspace);
+  } else {
+    row_accumulate(rows, coefficient, unit_stride(s.m), {x, s.token, s.count});
+  }
+}
+
+/// Pairs [begin, end) of the grouping, whose first pair belongs to group first_group.
+struct Chunk {
+  const PairGrouping& grouping;
+  int64_t m, begin, end, first_group;
+
+  /// body(segment) for the experts of the chunk, in ascending order.
+  template <class Body>
+  void for_each_segment(Body body) const {
+    for (int64_t g = first_group; g < grouping.groups() && grouping.begin(g) < end; ++g) {
+      const int64_t from = std::max(begin, grouping.begin(g));
+      const int64_t to = std::min(end, grouping.end(g));
+      body(Segment{grouping.expert(g) * m, m, grouping.tokens() + from, to - from, from - begin});
+    }
+  }
+  auto index_of() const {
+    return [this](int64_t i) { return grouping.pair(begin + i); };
+  }
+};
+
+/// body(chunk) for consecutive chunks that together hold all pairs.
+template <class Body>
+void for_each_chunk(const PairGrouping& grouping, int64_t m, Body body) {
+  const int64_t size = std::max<int64_t>(1, kChunkUnits / unit_stride(m));
+  int64_t group = 0;
+  for (int64_t begin = 0; begin < grouping.pairs(); begin += size) {
+    while (grouping.end(group) <= begin) ++group;
+    body(Chunk{grouping, m, begin, std::min(begin + size, grouping.pairs()), group});
+  }
+}
+
+PairArrays make_chunk_arrays(const ExpertTable& table, const Chunk& chunk, Pass pass,
+                             PairBuffers& buffers) {
+  const int64_t stride = unit_stride(table.expert_dim);
+  PairArrays pairs = make_pair_arrays(table, chunk.end - chunk.begin, stride, pass, buffers);
+  if (stride == pairs.m) return pairs;
+  for (float* array : {pairs.linear, pairs.inner, pairs.d_unit}) {  // padding: defined, not used
+    if (array != nullptr) std::fill_n(array, pairs.count * stride, 0.0f);
+  }
+  return pairs;
+}
+
+void check_shapes(const ExpertTable& table, ConstMatrix hidden, SelectionView selection) {
+  AIRMOE_CHECK(selection.tokens == hidden.rows, "{} tokens, selection of {}", hidden.rows,
+               selection.tokens);
+  AIRMOE_CHECK(hidden.cols == table.up.cols, "tokens of width {}, experts of width {}", hidden.cols,
+               table.up.cols);
+}
+
+}  // namespace
+
+void forward_grouped(const ExpertTable& table, const PairGrouping& grouping, ConstMatrix hidden,
+                     SelectionView selection, float* saved, Matrix y, GroupedWorkspace& workspace) {
+  check_shapes(table, hidden, selection);
+  PanelWorkspace& scratch = workspace.panel;
+  for_each_chunk(grouping, table.expert_dim, [&](const Chunk& chunk) {
+    const PairArrays pairs = make_chunk_arrays(table, chunk, Pass::forward, workspace.pairs);
+    chunk.for_each_segment([&](const Segment& segment) {
+      scores(segment, table.up, hidden, pairs.linear, scratch);
+      if (is_gated(table)) scores(segment, table.gate_proj, hidden, pairs.inner, scratch);
+    });
+    if (saved != nullptr) save_pre_activations(pairs, chunk.index_of(), saved);
+    hidden_units(table.activation, pairs);
+    multiply_gates(pairs, chunk.index_of(), selection.gate);
+    chunk.for_each_segment(
+        [&](const Segment& segment) { combine(segment, table.down, pairs.unit, y, scratch); });
+  });
+}
+
+void backward_grouped(const ExpertTable& table, const PairGrouping& grouping, ConstMatrix hidden,
+                      SelectionView selection, const float* saved, ConstMatrix d_y, float* d_gate,
+                      Matrix d_hidden, const ExpertGradients& gradients,
+                      GroupedWorkspace& workspace) {
+  check_shapes(table, hidden, selection);
+  PanelWorkspace& scratch = workspace.panel;
+  for_each_chunk(grouping, table.expert_dim, [&](const Chunk& chunk) {
+    const PairArrays pairs = make_chunk_arrays(table, chunk, Pass::backward, workspace.pairs);
+    chunk.for_each_segment(
+        [&](const Segment& segment) { scores(segment, table.down, d_y, pairs.d_unit, scratch); });
+    load_pre_activations(saved, chunk.index_of(), pairs);
+    hidden_units_with_slope(table.activation, pairs);
+    pair_gradients(pairs, chunk.index_of(), selection.gate, d_gate);
+    chunk.for_each_segment([&](const Segment& segment) {
+      accumulate(segment, gradients.down, pairs.unit, d_y, scratch);
+      accumulate(segment, gradients.up, pairs.slope_linear, hidden, scratch);
+      combine(segment, table.up, pairs.slope_linear, d_hidden, scratch);
+      if (is_gated(table)) {
+        accumulate(segment, gradients.gate_proj, pairs.slope_inner, hidden, scratch);
+        combine(segment, table.gate_proj, pairs.slope_inner, d_hidden, scratch);
+      }
+    });
+  });
+}
+
+}  // namespace airmoe::experts
