@@ -1,6 +1,6 @@
 #pragma once
 // Checkpoints: one sealed file per step, in global index space (expert id, never rank), written by
-// any number of ranks and read by any other. docs/checkpoint_format.md describes the file.
+// any number of ranks and read by any other. docs/checkpoint-format.md describes the file.
 
 #include <cstdint>
 #include <span>

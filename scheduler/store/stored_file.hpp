@@ -1,6 +1,6 @@
 #pragma once
 // What a sealed airmoe file (checkpoint or trace) holds: attributes, datasets and their checksums.
-// Every such file is plain HDF5 that h5py and h5dump read; docs/checkpoint_format.md describes it.
+// Every such file is plain HDF5 that h5py and h5dump read; docs/checkpoint-format.md describes it.
 
 #include <cstdint>
 #include <string>

@@ -1,6 +1,7 @@
 """Checks the documents against the tree. Usage: check_docs.py ROOT [PROGRAM...]
 
 - relative links in every *.md lead to a file or folder, and their #fragments to a heading;
+- documents that sources name (docs/....md) exist;
 - every option in `PROGRAM --help` is in that program's section of docs/cli.md, and vice versa.
 """
 
@@ -41,6 +42,19 @@ def check_links(root):
     return errors
 
 
+def check_mentions(root):
+    errors = []
+    suffixes = (".hpp", ".cpp", ".cu", ".cuh", ".py", ".sh", ".cmake", ".txt")
+    for path in source_tree.files(root, suffixes, top_level=True):
+        if path.startswith("tests/lint/"):
+            continue
+        for number, line in enumerate(source_tree.read(root, path).splitlines(), 1):
+            for document in re.findall(r"\bdocs/[\w/.-]+\.md\b", line):
+                if not os.path.exists(os.path.join(root, document)):
+                    errors.append(f"{path}:{number}: names {document}, which does not exist")
+    return errors
+
+
 def check_options(root, programs):
     errors = []
     sections = {}
@@ -74,7 +88,7 @@ def check_options(root, programs):
 
 if __name__ == "__main__":
     top, binaries = sys.argv[1], sys.argv[2:]
-    found = check_links(top)
+    found = check_links(top) + check_mentions(top)
     if binaries:
         found += check_options(top, binaries)
     else:

@@ -19,10 +19,10 @@ MAY_SEE = {
     "apps": {"comm/base", "comm", "router", "experts", "scheduler"},
 }
 
-# Third-party headers that exactly one component wraps.
+# Third-party headers that exactly one folder wraps.
 ONLY_IN = {
     r"(mpi|nccl)\.h|ucp?/": "comm",
-    r"hdf5|H5\w*\.h": "scheduler",
+    r"hdf5|H5\w*\.h|isa-l": "scheduler/store",
     r"boost/program_options": "apps",
     r"cblas\.h|Random123/": "comm/base",
 }
@@ -43,13 +43,18 @@ def component_of(path):
     return None
 
 
+def is_in(path, folder):
+    """Whether a file is in the component `folder`, or in a folder of a component."""
+    return component_of(path) == folder or (folder not in MAY_SEE and path.startswith(folder + "/"))
+
+
 def check_include(root, path, quote, included):
     """Returns what is wrong with this line, or None."""
     component = component_of(path)
     is_test = path.startswith("tests/")
     if quote == "<":
         for pattern, owner in ONLY_IN.items():
-            if re.match(pattern, included) and component != owner and not is_test:
+            if re.match(pattern, included) and not is_in(path, owner) and not is_test:
                 return f"{component or path} may not include <{included}>: only {owner} may"
         return None
     if is_test and (included.startswith("tests/") or included.startswith("support/")):

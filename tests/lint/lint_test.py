@@ -96,14 +96,15 @@ class Layers(unittest.TestCase):
     def test_wrapped_libraries_are_refused_elsewhere(self):
         for path, header, owner in (("scheduler/a.cpp", "mpi.h", "comm"),
                                     ("comm/base/a.cpp", "mpi.h", "comm"),
-                                    ("apps/a.cpp", "hdf5.h", "scheduler"),
-                                    ("comm/a.cpp", "H5Dpublic.h", "scheduler"),
+                                    ("apps/a.cpp", "hdf5.h", "scheduler/store"),
+                                    ("scheduler/a.cpp", "hdf5.h", "scheduler/store"),
+                                    ("comm/a.cpp", "H5Dpublic.h", "scheduler/store"),
                                     ("scheduler/a.cpp", "boost/program_options.hpp", "apps"),
                                     ("router/a.cpp", "cblas.h", "comm/base"),
                                     ("experts/a.cpp", "Random123/philox.h", "comm/base")):
             self.assert_refused(path, f"#include <{header}>\n", f"only {owner} may")
         self.assertEqual(self.check("comm/src/a.cpp", "#include <mpi.h>\n"), [])
-        self.assertEqual(self.check("scheduler/src/a.cpp", "#  include <hdf5.h>\n"), [])
+        self.assertEqual(self.check("scheduler/store/src/a.cpp", "#  include <hdf5.h>\n"), [])
 
     def test_paths_start_at_the_top(self):
         self.assert_refused("router/src/a.cpp", include("kernels.hpp"), "not a path from the top")
@@ -127,6 +128,11 @@ class Docs(unittest.TestCase):
             errors = check_docs.check_links(root)
         self.assertEqual([e.split("link to ")[1].split(",")[0].split(": ")[0] for e in errors],
                          ["docs/b.md", "docs/a.md#gone", "no.png"])
+
+    def test_documents_named_in_sources(self):
+        with Tree({"docs/a.md": "", "comm/a.hpp": "// see docs/a.md\n// and docs/gone.md\n"}) as root:
+            self.assertEqual(check_docs.check_mentions(root),
+                             ["comm/a.hpp:2: names docs/gone.md, which does not exist"])
 
     def options(self, cli, printed):
         with Tree({"docs/cli.md": cli, "airmoe-train": f"#!/bin/sh\ncat <<'X'\n{printed}\nX\n"}) as root:
