@@ -26,6 +26,7 @@ void MpiSparseExchange::run(std::span<const ByteSend> sends, ByteInbox& inbox,
   header_tag_ = header_tags[static_cast<std::size_t>(turn_)];
   turn_ = 1 - turn_;
   messages_.clear();
+  used_slots_ = 0;
   send_headers(sends);
 
   Deadline deadline(context_);
@@ -88,11 +89,11 @@ bool MpiSparseExchange::headers_sent() {
   return done != 0;
 }
 
-std::byte* MpiSparseExchange::arrival_slot(std::size_t index) {
-  if (index == slots_.size()) {
+std::byte* MpiSparseExchange::next_slot() {
+  if (used_slots_ == slots_.size()) {
     slots_.emplace_back(static_cast<int64_t>(sizeof(Header)) + max_short_bytes_);
   }
-  return slots_[index].data();
+  return slots_[used_slots_++].data();
 }
 
 void MpiSparseExchange::receive_headers(Deadline& deadline) {
@@ -105,7 +106,7 @@ void MpiSparseExchange::receive_headers(Deadline& deadline) {
     if (found == 0) return;
     int bytes = 0;
     mpi_check(MPI_Get_count(&status, MPI_BYTE, &bytes), "MPI_Get_count");
-    std::byte* slot = arrival_slot(messages_.size());
+    std::byte* slot = next_slot();
     MPI_Request request = MPI_REQUEST_NULL;
     mpi_check(MPI_Imrecv(slot, bytes, MPI_BYTE, &handle, &request), "MPI_Imrecv");
     int done = 0;

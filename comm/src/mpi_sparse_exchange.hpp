@@ -40,7 +40,7 @@ class MpiSparseExchange {
   bool headers_sent();
   void collect(std::span<const ByteSend> sends, ByteInbox& inbox, int data_tag);
   std::string unfinished_peers();
-  std::byte* arrival_slot(std::size_t index);
+  std::byte* next_slot();
 
   MPI_Comm comm_;
   const WaitContext& context_;
@@ -53,6 +53,7 @@ class MpiSparseExchange {
   std::vector<int> header_peers_;  // peer of each request
   std::vector<MPI_Request> header_requests_;
   std::vector<Buffer<std::byte>> slots_;  // what arrived; addresses stay while more slots come
+  std::size_t used_slots_ = 0;
   std::vector<Message> messages_;
   std::vector<ByteSend> long_sends_;
   std::vector<ByteRecv> long_recvs_;

@@ -1,0 +1,65 @@
+#pragma once
+// What every backend of Communicator must do. A backend's test file instantiates the two suites
+// with one or more Backends; every rank derives the whole world's traffic, so each knows what must
+// arrive.
+
+#include <algorithm>
+#include <functional>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "comm/base/error.hpp"
+#include "comm/communicator.hpp"
+#include "tests/support/mpi_test.hpp"
+
+namespace airmoe::comm {
+
+struct Backend {
+  std::string name;
+  /// Collective: a communicator over all ranks of the test.
+  std::function<std::shared_ptr<Communicator>(double deadline_seconds)> make;
+};
+
+inline std::ostream& operator<<(std::ostream& out, const Backend& b) {
+  return out << b.name;
+}
+inline std::string backend_name(const ::testing::TestParamInfo<Backend>& info) {
+  return info.param.name;
+}
+
+/// Each test gets a new communicator, so that one that ended in an Error does no harm.
+class ContractTest : public ::testing::TestWithParam<Backend> {
+ protected:
+  void SetUp() override { use_deadline(60); }
+  void TearDown() override {
+    comm_.reset();
+    test::on_all_ranks(true);
+  }
+  void use_deadline(double seconds) {
+    comm_ = GetParam().make(seconds);
+    rank_ = comm_->rank();
+    size_ = comm_->size();
+  }
+  /// Element i of the message from one rank to another: no two alike.
+  static int64_t value(int64_t from, int64_t to, int64_t i) {
+    return (from * 64 + to) * 1'000'000 + i + 1;
+  }
+  static std::vector<int64_t> message(int from, int to, int64_t count) {
+    std::vector<int64_t> m(static_cast<std::size_t>(count));
+    for (int64_t i = 0; i < count; ++i) m[i] = value(from, to, i);
+    return m;
+  }
+
+  std::shared_ptr<Communicator> comm_;
+  int rank_ = 0;
+  int size_ = 1;
+};
+
+class CollectiveContract : public ContractTest {};
+class ExchangeContract : public ContractTest {};
+
+}  // namespace airmoe::comm
