@@ -14,15 +14,19 @@ namespace airmoe::scheduler {
 /// Read when --data is absent: real text that every machine with a C compiler has.
 inline constexpr const char* kDefaultCorpus = "/usr/include";
 
+/// Text taken from folders unless --data-max-bytes says otherwise: 64 MiB.
+inline constexpr int64_t kDefaultFolderBytes = int64_t{64} << 20;
+
 /// Width of the ids in raw .bin files; files with an llm.c header say it themselves.
 enum class TokenType : uint8_t { u16, u32 };
 
 struct CorpusOptions {
-  std::vector<std::string> paths;                ///< empty: kDefaultCorpus
-  int64_t max_folder_bytes = int64_t{64} << 20;  ///< cap on the text taken from folders, in total
-  TokenType token_type = TokenType::u16;         ///< --token-type
+  std::vector<std::string> paths;                  ///< empty: kDefaultCorpus
+  int64_t max_folder_bytes = kDefaultFolderBytes;  ///< --data-max-bytes: cap over all folders
+  TokenType token_type = TokenType::u16;           ///< --token-type
 };
 
+struct DataFile;
 class MappedFile;
 
 /// Text: paths are files or folders. A folder is walked recursively; its regular files count once
@@ -46,7 +50,7 @@ class Corpus {
   int64_t files() const { return files_; }
   int64_t files_left_out() const { return files_left_out_; }  ///< by the cap on folders
   bool is_text() const { return is_text_; }
-  /// CRC32C of all token data, in order, then of the token width and count.
+  /// CRC32C over each source's ids, width and count, in order. Text is one source.
   uint32_t digest() const { return digest_; }
   int32_t largest_token() const { return largest_token_; }
   /// Vocabulary that fits: 256 for text, 50257 and 128256 for llm.c headers, else largest token
@@ -62,8 +66,9 @@ class Corpus {
 
  private:
   Corpus();
-  void read_text(const CorpusOptions& options, const std::vector<std::string>& files);
-  void map_tokens(const CorpusOptions& options, const std::vector<std::string>& files);
+  void read_text(const std::vector<DataFile>& files);
+  void map_tokens(const CorpusOptions& options, const std::vector<DataFile>& files);
+  void scan();  ///< one pass for digest and largest token
 
   struct Source {
     std::string path;
