@@ -24,14 +24,16 @@ def clang_format():
 
 
 def check(root, program):
-    errors = []
-    for path in source_tree.files(root, (".hpp", ".cpp", ".cu", ".cuh")):
-        run = subprocess.run([program, "--dry-run", "--Werror", path], cwd=root,
-                             capture_output=True, text=True)
-        if run.returncode != 0:
-            first = run.stderr.splitlines()[0] if run.stderr else path
-            errors.append(f"{first.split(': ')[0]}: run clang-format-{VERSION} -i {path}")
-    return errors
+    paths = list(source_tree.files(root, (".hpp", ".cpp", ".cu", ".cuh")))
+    run = subprocess.run([program, "--dry-run", "--Werror", *paths], cwd=root,
+                         capture_output=True, text=True)
+    first_place = {}
+    for path, line in re.findall(r"^(\S+?):(\d+):\d+: error:", run.stderr, re.MULTILINE):
+        first_place.setdefault(path, line)
+    if run.returncode != 0 and not first_place:
+        return [run.stderr.strip()]
+    return [f"{path}:{line}: run clang-format-{VERSION} -i {path}"
+            for path, line in first_place.items()]
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ MAY_SEE = {
 # Third-party headers that exactly one folder wraps.
 ONLY_IN = {
     r"(mpi|nccl)\.h|ucp?/": "comm",
-    r"hdf5|H5\w*\.h|isa-l": "scheduler/store",
+    r"hdf5|H5\w*\.h": "scheduler/store",
+    r"isa-l/": "scheduler",
     r"boost/program_options": "apps",
     r"cblas\.h|Random123/": "comm/base",
 }
@@ -57,9 +58,10 @@ def check_include(root, path, quote, included):
             if re.match(pattern, included) and not is_in(path, owner) and not is_test:
                 return f"{component or path} may not include <{included}>: only {owner} may"
         return None
-    if is_test and (included.startswith("tests/") or included.startswith("support/")):
-        included = "tests/" + included.removeprefix("tests/")
-        return None if os.path.exists(os.path.join(root, included)) else f'no file "{included}"'
+    if is_test:  # tests/ is on their include path
+        for prefix in ("tests/", ""):
+            if os.path.exists(os.path.join(root, "tests", included.removeprefix(prefix))):
+                return None
     if not os.path.exists(os.path.join(root, included)):
         return f'"{included}" is not a path from the top of the repository (third-party: use <>)'
     target = component_of(included)

@@ -82,7 +82,7 @@ class Layers(unittest.TestCase):
                 ("router/a.hpp", "experts/ffn.hpp", "router may not include experts"),
                 ("experts/a.hpp", "router/top_k.hpp", "experts may not include router"),
                 ("tests/router/a_test.cpp", "experts/ffn.hpp", "router may not include experts"),
-                ("tests/router/a_test.cpp", "support/gone.hpp", "no file"),
+                ("tests/router/a_test.cpp", "support/gone.hpp", "not a path"),
                 ("scheduler/a.cpp", "tests/support/agree.hpp", "may not include tests/")):
             self.assert_refused(path, include(included), message)
 
