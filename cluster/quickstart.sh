@@ -34,7 +34,7 @@ with open(f"{run}/summary.json") as file:
 for key in ("steps", "ranks", "tokens_per_second", "loss_first", "loss_last", "val_loss", "overlap",
             "lambda_candidate", "lambda_selected", "dead_fraction", "peak_rss_bytes"):
     print(f"  {key:18} {summary[key]:.6g}")
-for what, path in (("checkpoints", f"{run}/ckpt"), ("metrics", f"{run}/metrics.jsonl"),
+for what, path in (("checkpoints", f"{run}/checkpoints"), ("metrics", f"{run}/metrics.jsonl"),
                    ("summary", f"{run}/summary.json"), ("plot", f"{run}/plot.png")):
     names = sorted(glob.glob(f"{path}/step-*.h5")) if what == "checkpoints" else [path]
     print(f"  {what:18} {', '.join(names)}")
