@@ -1,10 +1,18 @@
 // add_jitter: Philox4x32-10 over several counters at once, then the inverse normal by table.
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <numbers>
 
 #include "comm/base/random.hpp"
+
+#ifndef AIRMOE_JITTER_ONCE  // this file is included once per instruction set
+#define AIRMOE_JITTER_ONCE
+namespace airmoe {
+constexpr int64_t kDrawBlock = 256;  // ids that one call of draw() handles
+}
+#endif
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "comm/base/src/jitter.cpp"
@@ -20,56 +28,84 @@ namespace hn = hwy::HWY_NAMESPACE;
 using D = hn::CappedTag<uint64_t, 8>;
 using V = hn::Vec<D>;
 
-// a * b of the low halves.
+#if HWY_TARGET == HWY_SCALAR  // one lane, which cannot be seen as two words
 HWY_INLINE V multiply(V a, V b) {
-#if HWY_TARGET == HWY_SCALAR  // one lane, which holds a single word
   constexpr uint64_t kLow = 0xFFFFFFFFu;
   return hn::Set(D(), (hn::GetLane(a) & kLow) * (hn::GetLane(b) & kLow));
+}
+HWY_INLINE V high_half(V a) {
+  return hn::ShiftRight<32>(a);
+}
 #else
+// a * b of the low halves.
+HWY_INLINE V multiply(V a, V b) {
   const hn::Repartition<uint32_t, D> words;
   return hn::MulEven(hn::BitCast(words, a), hn::BitCast(words, b));
-#endif
 }
+// The high half in the low half. A swap of halves; shifts compete with multiplications for a port.
+HWY_INLINE V high_half(V a) {
+  const hn::Repartition<uint32_t, D> words;
+  return hn::BitCast(D(), hn::Shuffle2301(hn::BitCast(words, a)));
+}
+#endif
 
-// The 16-bit draws of `count` ids. The four words of a Philox counter live in the low halves of
-// 64-bit lanes; the high halves hold garbage until the end, because each step reads low halves
-// only.
-void draw(const int32_t* id, int64_t count, std::array<uint32_t, 2> key, uint32_t b, uint32_t c,
-          uint16_t* out) {
+// The four words of `kInterleave` vectors of Philox counters. Words live in the low halves of
+// 64-bit lanes; the high halves hold garbage, because each step reads low halves only. Several
+// vectors at once hide the latency of the multiplications.
+constexpr int kInterleave = 2;
+struct Words {
+  V x0[kInterleave], x1[kInterleave], x2[kInterleave], x3[kInterleave];
+};
+
+HWY_INLINE void philox(Words& w, uint32_t key0, uint32_t key1) {
   const D d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const V multiplier0 = hn::Set(d, 0xD2511F53u);
   const V multiplier1 = hn::Set(d, 0xCD9E8D57u);
-  for (int64_t i = 0; i < count; i += lanes) {
-    const int64_t n = std::min(lanes, count - i);
-    HWY_ALIGN uint64_t lane_id[8] = {};
-    for (int64_t l = 0; l < n; ++l) lane_id[l] = static_cast<uint32_t>(id[i + l]);
-    const V ids = hn::Load(d, lane_id);
-    V x0 = hn::ShiftRight<3>(ids);
-    V x1 = hn::Set(d, b);
-    V x2 = hn::Set(d, c);
-    V x3 = hn::Zero(d);
-    uint32_t key0 = key[0];
-    uint32_t key1 = key[1];
-    for (int round = 0; round < 10; ++round) {
-      const V product0 = multiply(x0, multiplier0);
-      const V product1 = multiply(x2, multiplier1);
-      x0 = hn::Xor(hn::Xor(hn::ShiftRight<32>(product1), x1), hn::Set(d, key0));
-      x2 = hn::Xor(hn::Xor(hn::ShiftRight<32>(product0), x3), hn::Set(d, key1));
-      x1 = product1;
-      x3 = product0;
-      key0 += 0x9E3779B9u;
-      key1 += 0xBB67AE85u;
+  for (int round = 0; round < 10; ++round) {
+    const V k0 = hn::Set(d, key0);
+    const V k1 = hn::Set(d, key1);
+#pragma GCC unroll 2
+    for (int v = 0; v < kInterleave; ++v) {
+      const V product0 = multiply(w.x0[v], multiplier0);
+      const V product1 = multiply(w.x2[v], multiplier1);
+      w.x0[v] = hn::Xor(hn::Xor(high_half(product1), w.x1[v]), k0);
+      w.x2[v] = hn::Xor(hn::Xor(high_half(product0), w.x3[v]), k1);
+      w.x1[v] = product1;
+      w.x3[v] = product0;
     }
-    // Draw j of a block is half j % 2 of word j / 2.
-    const auto bit = [&](uint64_t mask) HWY_ATTR {
-      return hn::Eq(hn::And(ids, hn::Set(d, mask)), hn::Set(d, mask));
-    };
-    const V word =
-        hn::IfThenElse(bit(4), hn::IfThenElse(bit(2), x3, x2), hn::IfThenElse(bit(2), x1, x0));
-    HWY_ALIGN uint64_t drawn[8];
-    hn::Store(hn::IfThenElse(bit(1), hn::ShiftRight<16>(word), word), d, drawn);
-    for (int64_t l = 0; l < n; ++l) out[i + l] = static_cast<uint16_t>(drawn[l]);
+    key0 += 0x9E3779B9u;
+    key1 += 0xBB67AE85u;
+  }
+}
+
+// Replaces ids by their draws, in the low 16 bits. `count` may be rounded up to kDrawBlock.
+void draw(uint64_t* id_to_draw, int64_t count, std::array<uint32_t, 2> key, uint32_t b,
+          uint32_t c) {
+  const D d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  for (int64_t i = 0; i < count; i += kInterleave * lanes) {
+    V ids[kInterleave];
+    Words w;
+#pragma GCC unroll 2
+    for (int v = 0; v < kInterleave; ++v) {
+      ids[v] = hn::Load(d, id_to_draw + i + v * lanes);
+      w.x0[v] = hn::ShiftRight<3>(ids[v]);
+      w.x1[v] = hn::Set(d, b);
+      w.x2[v] = hn::Set(d, c);
+      w.x3[v] = hn::Zero(d);
+    }
+    philox(w, key[0], key[1]);
+#pragma GCC unroll 2
+    for (int v = 0; v < kInterleave; ++v) {
+      // Draw j of a block is half j % 2 of word j / 2.
+      const auto bit0 = hn::Ne(hn::And(ids[v], hn::Set(d, 1)), hn::Zero(d));
+      const auto bit1 = hn::Ne(hn::And(ids[v], hn::Set(d, 2)), hn::Zero(d));
+      const auto bit2 = hn::Ne(hn::And(ids[v], hn::Set(d, 4)), hn::Zero(d));
+      const V word = hn::IfThenElse(bit2, hn::IfThenElse(bit1, w.x3[v], w.x2[v]),
+                                    hn::IfThenElse(bit1, w.x1[v], w.x0[v]));
+      hn::Store(hn::IfThenElse(bit0, hn::ShiftRight<16>(word), word), d,
+                id_to_draw + i + v * lanes);
+    }
   }
 }
 
@@ -114,14 +150,18 @@ struct NormalTable {
 void add_jitter(float* x, const int32_t* id, int64_t count, float stddev,
                 const RandomStream& stream, uint32_t b, uint32_t c) {
   static const NormalTable table;
-  constexpr int64_t kBlock = 256;
-  uint16_t drawn[kBlock];
-  for (int64_t begin = 0; begin < count; begin += kBlock) {
-    const int64_t n = std::min(kBlock, count - begin);
-    HWY_DYNAMIC_DISPATCH(draw)(id + begin, n, stream.key(), b, c, drawn);
+  alignas(64) uint64_t draws[kDrawBlock] = {};
+  for (int64_t begin = 0; begin < count; begin += kDrawBlock) {
+    const int64_t n = std::min(kDrawBlock, count - begin);
+    for (int64_t i = 0; i < n; ++i) draws[i] = static_cast<uint32_t>(id[begin + i]);
+    HWY_DYNAMIC_DISPATCH(draw)(draws, n, stream.key(), b, c);
     for (int64_t i = 0; i < n; ++i) {
-      const float magnitude = table.quantile[drawn[i] & (kHalfCells - 1)];
-      x[begin + i] += stddev * ((drawn[i] & kHalfCells) != 0 ? -magnitude : magnitude);
+      // The upper bit of a draw is the sign; no branch, which would be mispredicted every other
+      // time.
+      const uint32_t draw = static_cast<uint16_t>(draws[i]);
+      const uint32_t sign = draw >> 15 << 31;
+      const float magnitude = table.quantile[draw & (kHalfCells - 1)];
+      x[begin + i] += stddev * std::bit_cast<float>(std::bit_cast<uint32_t>(magnitude) ^ sign);
     }
   }
 }

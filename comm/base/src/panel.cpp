@@ -30,7 +30,7 @@ constexpr int64_t kGroup = kVectors * kLanes;
 constexpr int kScoreRows = (HWY_TARGET <= HWY_AVX3 || HWY_ARCH_ARM) ? 12 : 6;
 constexpr int kSumRows = (HWY_TARGET <= HWY_AVX3 || HWY_ARCH_ARM) ? 8 : 4;
 constexpr int64_t kPrefetchStep = 64 / sizeof(float);  // floats of one cache line
-constexpr int64_t kChunk = 64;                         // panel rows kept in cache by panel_combine
+constexpr int64_t kChunk = 64;  // panel rows that stay in cache while all columns are done
 
 HWY_INLINE Mask first_lanes(int64_t count) {
   return hn::FirstN(D(), static_cast<size_t>(std::clamp<int64_t>(count, 0, kLanes)));
@@ -128,187 +128,181 @@ void scores(const ConstPanel& panel, const ConstMatrix& x, float* tile, float* p
   for (; i < panel.count; ++i) score_rows<1>(panel, i, x.rows, packed, tile);
 }
 
-// ---------------------------------------------------------------------------- combine
+// ---------------------------------------------------------------------------- sums
+//
+// combine and accumulate share one kernel: kR chains over `steps`, kV vectors of columns each.
+// Their vectors come from a contiguous piece of kV * kLanes columns, because rows of a table whose
+// width is a power of two fall into a few sets of the first-level cache and evict each other.
 
-// A chunk of panel rows: where they are, and the rows of the chunk after it (null for none).
-struct Chunk {
-  const float* row[kChunk];
-  const float* next[kChunk];
-  int64_t count;
-  bool prefetch;
-};
-
-// Adds the chunk's part of kR tokens and kV vectors of columns to `sum`, which starts at zero with
-// the first chunk.
-template <int kR, int kV, bool kMasked>
-HWY_INLINE void combine_block(const Chunk& chunk, bool first, const float* HWY_RESTRICT tile,
-                              int64_t ld, int64_t k, bool prefetch, float* HWY_RESTRICT sums,
-                              int64_t sums_ld, Mask mask) {
+// sum[r] += factor(s, r) * piece[s], s ascending, where factor(s, r) is at s * step_ld + r *
+// row_ld.
+template <int kR, int kV>
+HWY_INLINE void chain(hn::Vec<D> (&sum)[kR][kV], const float* HWY_RESTRICT piece,
+                      const float* HWY_RESTRICT factor, int64_t steps, int64_t step_ld,
+                      int64_t row_ld) {
   const D d;
-  hn::Vec<D> sum[kR][kV];
-#pragma GCC unroll 16
-  for (int r = 0; r < kR; ++r) {
-#pragma GCC unroll 2
-    for (int v = 0; v < kV; ++v) {
-      sum[r][v] = first ? hn::Zero(d) : hn::LoadU(d, sums + r * sums_ld + v * kLanes);
-    }
-  }
-  for (int64_t i = 0; i < chunk.count; ++i) {
-    if (prefetch) {
-      for (int64_t line = 0; line < kV * kLanes; line += kPrefetchStep) {
-        hwy::Prefetch(chunk.next[i] + k + line);
-      }
-    }
+  for (int64_t s = 0; s < steps; ++s) {
     hn::Vec<D> w[kV];
 #pragma GCC unroll 2
-    for (int v = 0; v < kV; ++v) {
-      const float* from = chunk.row[i] + k + v * kLanes;
-      w[v] = kMasked ? hn::MaskedLoad(mask, d, from) : hn::LoadU(d, from);
-    }
+    for (int v = 0; v < kV; ++v) w[v] = hn::Load(d, piece + (s * kV + v) * kLanes);
 #pragma GCC unroll 16
     for (int r = 0; r < kR; ++r) {
-      const auto a = hn::Set(d, tile[i * ld + r]);
+      const auto a = hn::Set(d, factor[s * step_ld + r * row_ld]);
 #pragma GCC unroll 2
       for (int v = 0; v < kV; ++v) sum[r][v] = hn::MulAdd(a, w[v], sum[r][v]);
     }
   }
-#pragma GCC unroll 16
-  for (int r = 0; r < kR; ++r) {
-#pragma GCC unroll 2
-    for (int v = 0; v < kV; ++v) hn::StoreU(sum[r][v], d, sums + r * sums_ld + v * kLanes);
-  }
 }
 
-template <int kV, bool kMasked>
-HWY_INLINE void combine_tokens(const Chunk& chunk, bool first, const float* tile, int64_t tokens,
-                               int64_t k, float* sums, int64_t sums_ld, Mask mask) {
+// Columns of one vector from k on, those beyond `cols` as zero.
+HWY_INLINE hn::Vec<D> load_columns(const float* row, int64_t k, int64_t cols) {
+  const D d;
+  return k + kLanes <= cols ? hn::LoadU(d, row + k)
+                            : hn::MaskedLoad(first_lanes(cols - k), d, row + k);
+}
+
+// Calls f(k, kV as a constant) for the column blocks of a row: kVectors vectors, then single ones.
+template <class F>
+HWY_INLINE void for_each_column_block(int64_t cols, F f) {
+  int64_t k = 0;
+  for (; k + kGroup - kLanes < cols; k += kGroup) f(k, std::integral_constant<int, kVectors>());
+  for (; k < cols; k += kLanes) f(k, std::integral_constant<int, 1>());
+}
+
+// Calls f(i, kR as a constant) for blocks of rows.
+template <class F>
+HWY_INLINE void for_each_row_block(int64_t count, F f) {
+  int64_t i = 0;
+  for (; i + kSumRows <= count; i += kSumRows) f(i, std::integral_constant<int, kSumRows>());
+  if (kSumRows > 4 && i + 4 <= count) f(i, std::integral_constant<int, 4>()), i += 4;
+  if (i + 2 <= count) f(i, std::integral_constant<int, 2>()), i += 2;
+  if (i < count) f(i, std::integral_constant<int, 1>());
+}
+
+HWY_INLINE void prefetch_columns(const float* row, int64_t k, int64_t width) {
+  for (int64_t line = 0; line < width; line += kPrefetchStep) hwy::Prefetch(row + k + line);
+}
+
+// ---------------------------------------------------------------------------- combine
+
+// y in `sums` [tokens, sums_ld] is carried from chunk to chunk and starts at zero.
+void combine_chunk(const ConstPanel& panel, int64_t i0, const float* tile, int64_t tokens,
+                   float* sums, int64_t sums_ld) {
+  const int64_t count = std::min(kChunk, panel.count - i0);
   const int64_t ld = tile_ld(tokens);
-  float* out = sums + k;
-  int64_t t = 0;
-  const auto block = [&](auto rows) HWY_ATTR {
-    constexpr int kR = decltype(rows)::value;
-    combine_block<kR, kV, kMasked>(chunk, first, tile + t, ld, k, chunk.prefetch && t == 0,
-                                   out + t * sums_ld, sums_ld, mask);
-    t += kR;
-  };
-  while (t + kSumRows <= tokens) block(std::integral_constant<int, kSumRows>());
-  while (t + 4 <= tokens) block(std::integral_constant<int, 4>());
-  while (t + 2 <= tokens) block(std::integral_constant<int, 2>());
-  if (t < tokens) block(std::integral_constant<int, 1>());
+  const float* row[kChunk];
+  const float* next[kChunk];  // the rows of the chunk after this one, to prefetch
+  for (int64_t i = 0; i < count; ++i) {
+    row[i] = panel.table + panel.rows[i0 + i] * panel.ld;
+    next[i] = panel.table + panel.rows[std::min(i0 + i + kChunk, panel.count - 1)] * panel.ld;
+  }
+  for_each_column_block(panel.cols, [&](int64_t k, auto vectors) HWY_ATTR {
+    constexpr int kV = decltype(vectors)::value;
+    const D d;
+    HWY_ALIGN float piece[kChunk * kV * kLanes];
+    for (int64_t i = 0; i < count; ++i) {
+      prefetch_columns(next[i], k, kV * kLanes);
+#pragma GCC unroll 2
+      for (int v = 0; v < kV; ++v) {
+        hn::Store(load_columns(row[i], k + v * kLanes, panel.cols), d,
+                  piece + (i * kV + v) * kLanes);
+      }
+    }
+    for_each_row_block(tokens, [&](int64_t t, auto rows) HWY_ATTR {
+      constexpr int kR = decltype(rows)::value;
+      float* out = sums + t * sums_ld + k;
+      hn::Vec<D> sum[kR][kV];
+#pragma GCC unroll 16
+      for (int r = 0; r < kR; ++r) {
+#pragma GCC unroll 2
+        for (int v = 0; v < kV; ++v) {
+          sum[r][v] = i0 == 0 ? hn::Zero(d) : hn::Load(d, out + r * sums_ld + v * kLanes);
+        }
+      }
+      chain<kR, kV>(sum, piece, tile + i0 * ld + t, count, ld, 1);
+#pragma GCC unroll 16
+      for (int r = 0; r < kR; ++r) {
+#pragma GCC unroll 2
+        for (int v = 0; v < kV; ++v) hn::Store(sum[r][v], d, out + r * sums_ld + v * kLanes);
+      }
+    });
+  });
 }
 
 void combine(const ConstPanel& panel, const float* tile, const Matrix& y, float* sums,
              int64_t sums_ld) {
-  const D d;
-  const int64_t ld = tile_ld(y.rows);
-  const auto row_of = [&](int64_t i) { return panel.table + panel.rows[i] * panel.ld; };
-  const Mask all = first_lanes(kLanes);
-  for (int64_t i0 = 0; i0 < panel.count; i0 += kChunk) {
-    Chunk chunk;
-    chunk.count = std::min(kChunk, panel.count - i0);
-    chunk.prefetch = i0 + kChunk < panel.count;
-    for (int64_t i = 0; i < chunk.count; ++i) {
-      chunk.row[i] = row_of(i0 + i);
-      chunk.next[i] = row_of(std::min(i0 + i + kChunk, panel.count - 1));
-    }
-    const float* part = tile + i0 * ld;
-    int64_t k = 0;
-    for (; k + kGroup <= panel.cols; k += kGroup) {
-      combine_tokens<kVectors, false>(chunk, i0 == 0, part, y.rows, k, sums, sums_ld, all);
-    }
-    for (; k + kLanes <= panel.cols; k += kLanes) {
-      combine_tokens<1, false>(chunk, i0 == 0, part, y.rows, k, sums, sums_ld, all);
-    }
-    if (k < panel.cols) {
-      combine_tokens<1, true>(chunk, i0 == 0, part, y.rows, k, sums, sums_ld,
-                              first_lanes(panel.cols - k));
-    }
+  for (int64_t i = 0; i < panel.count; i += kChunk) {
+    combine_chunk(panel, i, tile, y.rows, sums, sums_ld);
   }
   for (int64_t t = 0; t < y.rows; ++t) {
     float* HWY_RESTRICT out = y.row(t);
     const float* HWY_RESTRICT in = sums + t * sums_ld;
-    int64_t k = 0;
-    for (; k + kLanes <= y.cols; k += kLanes) {
-      hn::StoreU(hn::Add(hn::LoadU(d, out + k), hn::Load(d, in + k)), d, out + k);
-    }
-    for (; k < y.cols; ++k) out[k] += in[k];
+    for (int64_t k = 0; k < y.cols; ++k) out[k] += in[k];
   }
 }
 
 // ---------------------------------------------------------------------------- accumulate
 
-// kR panel rows, kV vectors of columns from column k: a chain over all tokens, then one addition.
-template <int kR, int kV, bool kMasked>
-HWY_INLINE void accumulate_block(float* const* row, float* const* next,
-                                 const float* HWY_RESTRICT tile, int64_t ld, const ConstMatrix& x,
-                                 int64_t k, Mask mask) {
-  const D d;
-  hn::Vec<D> sum[kR][kV];
-#pragma GCC unroll 16
-  for (int r = 0; r < kR; ++r) {
-    for (int64_t line = 0; line < kV * kLanes; line += kPrefetchStep) {
-      hwy::Prefetch(next[r] + k + line);
-    }
+// Blocks of columns one after the other, each [tokens][width], zero beyond the last column.
+void pack_columns(const ConstMatrix& x, float* packed) {
+  for_each_column_block(x.cols, [&](int64_t k, auto vectors) HWY_ATTR {
+    constexpr int kV = decltype(vectors)::value;
+    const D d;
+    float* HWY_RESTRICT out = packed + k * x.rows;
+    for (int64_t t = 0; t < x.rows; ++t) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kV; ++v) sum[r][v] = hn::Zero(d);
-  }
-  const float* HWY_RESTRICT token = x.data + k;
-  for (int64_t t = 0; t < x.rows; ++t, token += x.ld) {
-    hn::Vec<D> w[kV];
-#pragma GCC unroll 2
-    for (int v = 0; v < kV; ++v) {
-      const float* from = token + v * kLanes;
-      w[v] = kMasked ? hn::MaskedLoad(mask, d, from) : hn::LoadU(d, from);
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < kR; ++r) {
-      const auto a = hn::Set(d, tile[r * ld + t]);
-#pragma GCC unroll 2
-      for (int v = 0; v < kV; ++v) sum[r][v] = hn::MulAdd(a, w[v], sum[r][v]);
-    }
-  }
-#pragma GCC unroll 16
-  for (int r = 0; r < kR; ++r) {
-#pragma GCC unroll 2
-    for (int v = 0; v < kV; ++v) {
-      float* at = row[r] + k + v * kLanes;
-      if (kMasked) {
-        hn::BlendedStore(hn::Add(hn::MaskedLoad(mask, d, at), sum[r][v]), mask, d, at);
-      } else {
-        hn::StoreU(hn::Add(hn::LoadU(d, at), sum[r][v]), d, at);
+      for (int v = 0; v < kV; ++v) {
+        hn::Store(load_columns(x.row(t), k + v * kLanes, x.cols), d, out + (t * kV + v) * kLanes);
       }
     }
-  }
+  });
 }
 
-// kR panel rows from row i, all columns.
-template <int kR>
-void accumulate_rows(const Panel& panel, int64_t i, const float* tile, const ConstMatrix& x) {
-  const int64_t ld = tile_ld(x.rows);
-  float* row[kR];
-  float* next[kR];
-  for (int r = 0; r < kR; ++r) {
-    row[r] = panel.table + panel.rows[i + r] * panel.ld;
-    next[r] = panel.table + panel.rows[std::min(i + r + kR, panel.count - 1)] * panel.ld;
+void accumulate_chunk(const Panel& panel, int64_t i0, const float* tile, int64_t tokens,
+                      const float* packed) {
+  const int64_t count = std::min(kChunk, panel.count - i0);
+  const int64_t ld = tile_ld(tokens);
+  float* row[kChunk];
+  const float* next[kChunk];
+  for (int64_t i = 0; i < count; ++i) {
+    row[i] = panel.table + panel.rows[i0 + i] * panel.ld;
+    next[i] = panel.table + panel.rows[std::min(i0 + i + kChunk, panel.count - 1)] * panel.ld;
   }
-  const float* factors = tile + i * ld;
-  const Mask all = first_lanes(kLanes);
-  int64_t k = 0;
-  for (; k + kGroup <= panel.cols; k += kGroup) {
-    accumulate_block<kR, kVectors, false>(row, next, factors, ld, x, k, all);
-  }
-  for (; k + kLanes <= panel.cols; k += kLanes) {
-    accumulate_block<kR, 1, false>(row, next, factors, ld, x, k, all);
-  }
-  if (k < panel.cols) {
-    accumulate_block<kR, 1, true>(row, next, factors, ld, x, k, first_lanes(panel.cols - k));
-  }
+  for_each_column_block(panel.cols, [&](int64_t k, auto vectors) HWY_ATTR {
+    constexpr int kV = decltype(vectors)::value;
+    for_each_row_block(count, [&](int64_t i, auto rows) HWY_ATTR {
+      constexpr int kR = decltype(rows)::value;
+      const D d;
+      hn::Vec<D> sum[kR][kV];
+#pragma GCC unroll 16
+      for (int r = 0; r < kR; ++r) {
+        prefetch_columns(next[i + r], k, kV * kLanes);
+#pragma GCC unroll 2
+        for (int v = 0; v < kV; ++v) sum[r][v] = hn::Zero(d);
+      }
+      chain<kR, kV>(sum, packed + k * tokens, tile + (i0 + i) * ld, tokens, 1, ld);
+#pragma GCC unroll 16
+      for (int r = 0; r < kR; ++r) {
+#pragma GCC unroll 2
+        for (int v = 0; v < kV; ++v) {
+          const int64_t column = k + v * kLanes;
+          const auto value = hn::Add(load_columns(row[i + r], column, panel.cols), sum[r][v]);
+          if (column + kLanes <= panel.cols) {
+            hn::StoreU(value, d, row[i + r] + column);
+          } else {
+            hn::BlendedStore(value, first_lanes(panel.cols - column), d, row[i + r] + column);
+          }
+        }
+      }
+    });
+  });
 }
 
-void accumulate(const Panel& panel, const float* tile, const ConstMatrix& x) {
-  int64_t i = 0;
-  for (; i + kSumRows <= panel.count; i += kSumRows) accumulate_rows<kSumRows>(panel, i, tile, x);
-  for (; i < panel.count; ++i) accumulate_rows<1>(panel, i, tile, x);
+void accumulate(const Panel& panel, const float* tile, const ConstMatrix& x, float* packed) {
+  pack_columns(x, packed);
+  for (int64_t i = 0; i < panel.count; i += kChunk) {
+    accumulate_chunk(panel, i, tile, x.rows, packed);
+  }
 }
 
 }  // namespace
@@ -340,11 +334,12 @@ void panel_combine(ConstPanel panel, const float* tile, Matrix y, PanelWorkspace
   HWY_DYNAMIC_DISPATCH(combine)(panel, tile, y, workspace.packed.data(), sums_ld);
 }
 
-void panel_accumulate(Panel panel, const float* tile, ConstMatrix x, PanelWorkspace&) {
+void panel_accumulate(Panel panel, const float* tile, ConstMatrix x, PanelWorkspace& workspace) {
   AIRMOE_CHECK(x.cols == panel.cols, "panel_accumulate: tokens [{}, {}] into a panel [{}, {}]",
                x.rows, x.cols, panel.count, panel.cols);
   if (x.rows == 0 || panel.count == 0) return;
-  HWY_DYNAMIC_DISPATCH(accumulate)(panel, tile, x);
+  workspace.packed.ensure(x.rows * tile_ld(x.cols));
+  HWY_DYNAMIC_DISPATCH(accumulate)(panel, tile, x, workspace.packed.data());
 }
 
 }  // namespace airmoe
