@@ -21,22 +21,25 @@ class ExpertUsage {
   void add(const int32_t* expert, const float* gate, int64_t pairs);
   /// Selections of a local expert in this micro-batch.
   int32_t count(int32_t expert) const { return count_[expert]; }
-  /// sum over local experts of count * gate sum, in double, in the order experts were first
-  /// touched... ascending expert id.
+  /// sum over local experts of count * gate sum, in double, in ascending expert id.
   double count_gate_product();
+  /// Pairs added in this micro-batch.
   int64_t pairs() const { return pairs_; }
 
-  /// Usage since begin_window(): selections per local expert. Added to by begin_micro_batch() of
-  /// the next micro-batch or by flush().
+  /// Ends the micro-batch: adds its counts to the window, once. count() and the sums stay readable;
+  /// the next add() must follow a begin_micro_batch(), which flushes by itself where needed.
   void flush();
+  /// Selections per local expert since begin_window(), flushed micro-batches only.
   std::span<const int64_t> window() const { return window_.span(); }
+  /// Forgets the flushed micro-batches.
   void begin_window();
 
  private:
   Buffer<int32_t> count_, touched_;
-  Buffer<float> gate_sum_;
+  Buffer<double> gate_sum_;
   Buffer<int64_t> window_;
   int64_t num_touched_ = 0, pairs_ = 0;
+  bool flushed_ = false;
 };
 
 }  // namespace airmoe::router

@@ -36,16 +36,17 @@ class Codebook {
   /// Elements of a statistics array: one count and d fixed-point sums per codeword.
   int64_t statistics_size() const { return config_.codewords * (config_.dim + 1); }
   /// Adds counts and sums of h / |h| of local tokens, as integers (sums scaled by 2^40), so that
-  /// adding the arrays of all ranks is exact in any order. Rows with |h| = 0 or not finite add to
+  /// adding the arrays of all ranks is exact in any order (up to 2^22 tokens per codeword and
+  /// micro-batch over all ranks; update() checks). Rows with |h| = 0 or not finite add to
   /// counts only. statistics layout: [G] counts, then [G, d] sums. Local.
   void collect(ConstMatrix hidden, std::span<const int32_t> codeword,
                std::span<int64_t> statistics) const;
   /// n <- gamma n + (1 - gamma) n_b, m likewise, c <- m / |m|, with the statistics summed over all
   /// ranks. dead receives the codewords with n < tau, ascending (they are updated too, until
-  /// replace()). Local, same on all ranks.
+  /// replace()). A codeword whose sum is zero keeps its direction. Local; same bits on all ranks.
   void update(std::span<const int64_t> global_statistics, std::vector<int32_t>& dead);
-  /// Codeword dead[i] restarts from token i: m <- h / |h|, n <- 1, c <- m. tokens: [dead.size(),
-  /// d].
+  /// Codeword dead[i] restarts from row i of tokens (any scale; a zero row becomes the first unit
+  /// vector): m <- h / |h|, n <- 1, c <- m. Shape of tokens: [dead.size(), d]. Local.
   void replace(std::span<const int32_t> dead, ConstMatrix tokens);
 
  private:

@@ -15,7 +15,8 @@ namespace airmoe::router {
 /// @param tile      Shape: [count, tile_ld(n)]
 /// @param position  out: rows of the tile, ascending per token. Shape: [n, min(k, count)]
 /// @param score     out: their scores. Shape: [n, min(k, count)]
-/// All tokens of a vector at once (bitwise search for the k-th largest). Local, no allocation.
+/// NaN counts as minus infinity and is reported as it is. Local; scratch of 16 * count floats per
+/// thread, kept. About 1 us per token at count = 2048, k = 512 with AVX-512.
 void select_top_k(const float* tile, int64_t count, int64_t n, int64_t k, int32_t* position,
                   float* score);
 
@@ -28,6 +29,11 @@ struct Cut {
   float inverse_sum;
 };
 
+struct CutWorkspace {
+  Buffer<float> selected;
+  Buffer<int32_t> ids;
+};
+
 /// The exact global top k of one token's scores from several ranks.
 /// @param scores  slice r = scores that rank r reported, in ascending expert id; ranks in ascending
 /// expert id
@@ -35,15 +41,14 @@ struct Cut {
 /// @param cuts    out, one per slice. Shape: [slices]
 /// @param taken   out: selected entries per slice. Shape: [slices]
 /// The sum of exponentials runs over the selected scores in that order in double precision, so it
-/// does not depend on how experts are spread over ranks. Local.
-struct CutWorkspace {
-  Buffer<float> selected;
-};
+/// does not depend on how experts are spread over ranks. With k >= total everything is selected; an
+/// empty slice gets a cut that selects nothing. NaN counts as minus infinity. Local.
 void cut_top_k(std::span<const float> scores, std::span<const int64_t> sizes, int64_t k,
                std::span<Cut> cuts, std::span<int32_t> taken, CutWorkspace& workspace);
 
 /// Keeps the entries that the cut selects, in place order: writes position and gate, returns how
-/// many. position_out/gate_out may be the inputs. Shapes: [count] each. Local.
+/// many. position_out may be position and gate_out may be score. Shapes: [count] each; what lies
+/// behind the returned number is undefined. Local.
 int64_t apply_cut(const Cut& cut, const int32_t* position, const float* score, int64_t count,
                   int32_t* position_out, float* gate_out);
 

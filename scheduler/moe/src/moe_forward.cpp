@@ -1,0 +1,267 @@
+// Forward of the MoE layer after routing: dispatch, score, select, experts, combine.
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "scheduler/moe/moe_layer.hpp"
+#include "scheduler/moe/src/active_blocks.hpp"
+#include "scheduler/moe/src/message_tags.hpp"
+
+namespace airmoe::scheduler {
+
+namespace {
+
+void copy_rows(const float* from, float* to, int64_t rows, int64_t width) {
+  std::memcpy(to, from, static_cast<std::size_t>(rows * width) * sizeof(float));
+}
+
+}  // namespace
+
+void MoeLayer::forward(ConstMatrix hidden, Matrix out) {
+  home_tokens_ = hidden.rows;
+  route(hidden);
+  dispatch(hidden);
+  score();
+  select();
+  run_experts();
+  combine(out);
+}
+
+void MoeLayer::dispatch(ConstMatrix hidden) {
+  const PhaseClock::Scope time(clock_, Phase::dispatch);
+  const comm::ScopedPhase phase(comm_, phase_name("dispatch", "eval_dispatch"));
+  plan_.build(order_, shortlists_);
+
+  sorted_.ensure(home_tokens_ * dim_);
+  for (int64_t i = 0; i < home_tokens_; ++i) {
+    copy_rows(hidden.row(order_.token[i]), sorted_.data() + i * dim_, 1, dim_);
+  }
+  // A rank that takes every token gets the sorted array itself; only partial streams are packed.
+  const std::vector<HomeSegment>& segments = plan_.home_segments();
+  int64_t to_pack = 0;
+  for (int r = 0; r < ranks_; ++r) {
+    const int64_t tokens = plan_.home_stream_begin(r + 1) - plan_.home_stream_begin(r);
+    if (tokens < home_tokens_) to_pack += tokens;
+  }
+  packed_.ensure(to_pack * dim_);
+  float_sends_.clear();
+  float_recvs_.clear();
+  float* pack = packed_.data();
+  row_in_.ensure(plan_.tokens() * dim_);
+  for (int r = 0; r < ranks_; ++r) {
+    const int64_t tokens = plan_.home_stream_begin(r + 1) - plan_.home_stream_begin(r);
+    const auto size = static_cast<std::size_t>(tokens * dim_);
+    if (tokens == home_tokens_) {
+      float_sends_.push_back({r, {sorted_.data(), size}});
+    } else if (tokens > 0) {
+      float_sends_.push_back({r, {pack, size}});
+      for (int64_t s = plan_.home_segments_begin(r); s < plan_.home_segments_begin(r + 1); ++s) {
+        copy_rows(sorted_.data() + segments[s].order_begin * dim_, pack, segments[s].count, dim_);
+        pack += segments[s].count * dim_;
+      }
+    }
+    const int64_t begin = plan_.candidate_stream_begin(r);
+    const int64_t arriving = plan_.candidate_stream_begin(r + 1) - begin;
+    float_recvs_.push_back(
+        {r, {row_in_.data() + begin * dim_, static_cast<std::size_t>(arriving * dim_)}});
+  }
+  comm_.exchange<float>(float_sends_, float_recvs_, kTagDispatch).wait();
+
+  hidden_.ensure(plan_.tokens() * dim_);
+  for (const CandidateSegment& s : plan_.candidate_segments()) {
+    copy_rows(row_in_.data() + s.stream_begin * dim_, hidden_.data() + s.token_begin * dim_,
+              s.count, dim_);
+  }
+}
+
+void MoeLayer::score() {
+  const std::vector<TokenGroup>& groups = plan_.groups();
+  group_pairs_.ensure(std::ssize(groups) + 1);
+  int64_t pairs = 0;
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    group_pairs_[i] = pairs;
+    pairs += groups[i].count * kept(shortlists_.candidates(groups[i].codeword, rank_));
+  }
+  group_pairs_[std::ssize(groups)] = pairs;
+  position_.ensure(pairs);
+  gate_.ensure(pairs);
+  const bool jitter = batch_.training && config_.jitter > 0.0f;
+  const RandomStream noise(seed_, Purpose::jitter_score, batch_.step, batch_.index,
+                           static_cast<uint32_t>(layer_));
+  noise_index_.ensure(kBlockTokens);
+
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    const TokenGroup& group = groups[i];
+    const std::span<const int32_t> rows = shortlists_.resident(group.codeword);
+    const int64_t candidates = std::ssize(rows);
+    const int64_t keep = kept(candidates);
+    const ConstPanel panel{unit_.data(), rows.data(), candidates, dim_, dim_};
+    tile_.ensure(candidates * tile_ld(kBlockTokens));
+    for (int64_t begin = 0; begin < group.count; begin += kBlockTokens) {
+      const int64_t count = std::min(kBlockTokens, group.count - begin);
+      {
+        const PhaseClock::Scope time(clock_, Phase::score);
+        const ConstMatrix block(hidden_.data() + (group.token_begin + begin) * dim_, count, dim_);
+        panel_scores(panel, block, tile_.data(), panel_);
+        if (jitter) {
+          // Keyed by (token's place among the codeword's tokens of all ranks, expert, codeword).
+          for (int64_t t = 0; t < count; ++t) noise_index_[t] = static_cast<int32_t>(begin + t);
+          for (int64_t c = 0; c < candidates; ++c) {
+            add_jitter(tile_.data() + c * tile_ld(count), noise_index_.data(), count,
+                       config_.jitter, noise, static_cast<uint32_t>(first_expert_ + rows[c]),
+                       static_cast<uint32_t>(group.codeword));
+          }
+        }
+      }
+      const PhaseClock::Scope time(clock_, Phase::select);
+      const int64_t at = group_pairs_[static_cast<int64_t>(i)] + begin * keep;
+      router::select_top_k(tile_.data(), candidates, count, config_.active, position_.data() + at,
+                           gate_.data() + at);
+    }
+  }
+}
+
+void MoeLayer::run_experts() {
+  const PhaseClock::Scope time(clock_, Phase::experts);
+  const experts::ExpertTable experts_here = table();
+  const int64_t pairs = pair_offset_[plan_.tokens()];
+  const int64_t saved_per_pair = experts_here.saved_per_pair();
+  saved_.ensure(batch_.training ? pairs * saved_per_pair : 0);
+  partial_.ensure(plan_.tokens() * dim_);
+  partial_.fill(0.0f);
+  float* saved = batch_.training ? saved_.data() : nullptr;
+
+  path_taken_ = path_;
+  if (path_ == experts::Path::automatic) {
+    path_taken_ = experts::choose_path(expert_workload());
+  }
+  if (path_taken_ == experts::Path::grouped) {
+    const SelectionView by_expert{plan_.tokens(), pair_offset_.data(), pair_expert_.data(),
+                                  gate_.data()};
+    grouping_.build(by_expert, local_experts_);
+    experts::forward_grouped(experts_here, grouping_, {hidden_.data(), plan_.tokens(), dim_},
+                             by_expert, saved, {partial_.data(), plan_.tokens(), dim_}, grouped_);
+    return;
+  }
+  for (const TokenGroup& group : plan_.groups()) {
+    const std::span<const int32_t> rows = shortlists_.resident(group.codeword);
+    for_each_active_block(group, [&](int64_t count) {
+      const int64_t first = block_token_[0];
+      const bool contiguous = block_token_[count - 1] - first + 1 == count;
+      const float* block_hidden = hidden_.data() + first * dim_;
+      float* block_y = partial_.data() + first * dim_;
+      if (!contiguous) {
+        block_hidden_.ensure(kBlockTokens * dim_);
+        block_y_.ensure(kBlockTokens * dim_);
+        std::fill_n(block_y_.data(), count * dim_, 0.0f);
+        for (int64_t t = 0; t < count; ++t) {
+          copy_rows(hidden_.data() + block_token_[t] * dim_, block_hidden_.data() + t * dim_, 1,
+                    dim_);
+        }
+        block_hidden = block_hidden_.data();
+        block_y = block_y_.data();
+      }
+      const experts::DenseBlock block{
+          {block_hidden, count, dim_},
+          rows.data(),
+          std::ssize(rows),
+          {count, block_offset_.data(), position_.data(), gate_.data()}};
+      experts::forward_dense(experts_here, block, saved, {block_y, count, dim_}, dense_);
+      if (!contiguous) {
+        for (int64_t t = 0; t < count; ++t) {
+          copy_rows(block_y_.data() + t * dim_, partial_.data() + block_token_[t] * dim_, 1, dim_);
+        }
+      }
+    });
+  }
+}
+
+experts::Workload MoeLayer::expert_workload() const {
+  experts::Workload work;
+  work.tokens = plan_.tokens();
+  work.groups = std::ssize(plan_.groups());
+  work.pairs = pair_offset_[plan_.tokens()];
+  for (const TokenGroup& group : plan_.groups()) {
+    work.candidate_pairs += group.count * shortlists_.candidates(group.codeword, rank_);
+  }
+  work.expert_dim = config_.expert_dim;
+  work.dim = dim_;
+  return work;
+}
+
+void MoeLayer::combine(Matrix out) {
+  const PhaseClock::Scope time(clock_, Phase::combine);
+  const comm::ScopedPhase phase(comm_, phase_name("combine", "eval_combine"));
+  const float slope = balance_slope();
+  const int64_t width = dim_ + (slope != 0.0f ? 1 : 0);
+
+  // Candidate side: one row per token with a selected pair, in stream order.
+  candidate_rows_.assign(ranks_, 0);
+  row_out_.ensure(plan_.tokens() * width);
+  float* row = row_out_.data();
+  for (int r = 0; r < ranks_; ++r) {
+    const float* begin = row;
+    for (int64_t s = plan_.candidate_segments_begin(r); s < plan_.candidate_segments_begin(r + 1);
+         ++s) {
+      const CandidateSegment& segment = plan_.candidate_segments()[s];
+      for (int64_t t = segment.token_begin; t < segment.token_begin + segment.count; ++t) {
+        if (pair_offset_[t] == pair_offset_[t + 1]) continue;
+        copy_rows(partial_.data() + t * dim_, row, 1, dim_);
+        if (slope != 0.0f) {
+          double sum = 0.0;
+          for (int64_t p = pair_offset_[t]; p < pair_offset_[t + 1]; ++p) {
+            sum += static_cast<double>(gate_[p]) * usage_.count(pair_expert_[p]);
+          }
+          row[dim_] = static_cast<float>(sum * slope);
+        }
+        row += width;
+      }
+    }
+    candidate_rows_[r] = (row - begin) / width;
+  }
+  if (batch_.training) {
+    counters_.balance_loss += static_cast<double>(slope) * usage_.count_gate_product();
+  }
+
+  // Home side: partial sums are added in rank order.
+  home_rows_.assign(ranks_, 0);
+  const std::vector<HomeSegment>& segments = plan_.home_segments();
+  int64_t rows = 0;
+  for (int r = 0; r < ranks_; ++r) {
+    for (int64_t i = plan_.home_stream_begin(r); i < plan_.home_stream_begin(r + 1); ++i) {
+      home_rows_[r] += taken_[i] > 0;
+    }
+    rows += home_rows_[r];
+  }
+  row_in_.ensure(rows * width);
+  exchange_rows(row_out_.data(), candidate_rows_, row_in_.data(), home_rows_, width, kTagCombine);
+
+  for (int64_t t = 0; t < home_tokens_; ++t) std::fill_n(out.row(t), dim_, 0.0f);
+  balance_dot_.ensure(home_tokens_);
+  balance_dot_.fill(0.0f);
+  const float* received = row_in_.data();
+  for (const HomeSegment& segment : segments) {
+    for (int64_t j = 0; j < segment.count; ++j) {
+      if (taken_[segment.stream_begin + j] == 0) continue;
+      const int64_t token = order_.token[segment.order_begin + j];
+      float* y = out.row(token);
+      for (int64_t k = 0; k < dim_; ++k) y[k] += received[k];
+      if (slope != 0.0f) balance_dot_[token] += received[dim_];
+      received += width;
+    }
+  }
+  output_.ensure(home_tokens_ * dim_);
+  for (int64_t t = 0; t < home_tokens_; ++t) {
+    copy_rows(out.row(t), output_.data() + t * dim_, 1, dim_);
+  }
+  if (batch_.training) {
+    counters_.tokens += home_tokens_;
+    for (const HomeSegment& segment : segments) {
+      counters_.candidate_ranks += segment.count;
+    }
+    counters_.selected_ranks += rows;
+  }
+}
+
+}  // namespace airmoe::scheduler

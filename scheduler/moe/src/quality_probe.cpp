@@ -1,0 +1,203 @@
+#include "scheduler/moe/quality_probe.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "comm/base/blas.hpp"
+#include "router/exact.hpp"
+#include "router/metrics.hpp"
+
+namespace airmoe::scheduler {
+
+namespace {
+
+constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
+
+// Tokens of all ranks that are probed, on every rank.
+struct ProbeSet {
+  std::vector<int64_t> counts, begin;  // per home rank; begin has one more
+  std::vector<int64_t> local;          // this rank's token indices
+  std::vector<float> hidden;           // [tokens, d]
+  std::vector<int32_t> codeword;       // [tokens]
+  int64_t tokens() const { return begin.back(); }
+};
+
+ProbeSet choose(comm::Communicator& comm, const RoutingRecord& record, int64_t dim,
+                int64_t max_tokens) {
+  const int ranks = comm.size();
+  std::vector<int64_t> tokens(ranks);
+  const int64_t mine = record.tokens;
+  comm.all_gather(std::span<const int64_t>(&mine, 1), std::span<int64_t>(tokens));
+  const int64_t total = std::accumulate(tokens.begin(), tokens.end(), int64_t{0});
+  const int64_t stride = std::max<int64_t>(1, (total + max_tokens - 1) / std::max<int64_t>(1, max_tokens));
+  ProbeSet set;
+  set.begin.push_back(0);
+  int64_t first = 0;
+  for (int r = 0; r < ranks; ++r) {
+    const auto multiples_below = [&](int64_t n) { return (n + stride - 1) / stride; };
+    set.counts.push_back(multiples_below(first + tokens[r]) - multiples_below(first));
+    set.begin.push_back(set.begin.back() + set.counts.back());
+    if (r == comm.rank()) {
+      for (int64_t t = multiples_below(first) * stride; t < first + tokens[r]; t += stride) {
+        set.local.push_back(t - first);
+      }
+    }
+    first += tokens[r];
+  }
+  std::vector<float> hidden;
+  std::vector<int32_t> codeword;
+  for (const int64_t t : set.local) {
+    hidden.insert(hidden.end(), record.hidden.data() + t * dim, record.hidden.data() + (t + 1) * dim);
+    codeword.push_back(record.codeword[t]);
+  }
+  set.hidden.resize(set.tokens() * dim);
+  set.codeword.resize(set.tokens());
+  std::vector<int64_t> floats(set.counts);
+  for (int64_t& n : floats) n *= dim;
+  comm.all_gather_v(std::span<const float>(hidden), std::span<float>(set.hidden), floats);
+  comm.all_gather_v(std::span<const int32_t>(codeword), std::span<int32_t>(set.codeword), set.counts);
+  return set;
+}
+
+// This rank's part of log-sum-exps per token: over its candidates of the token's shortlist (scores of h), and
+// over its experts outside the list (scores of alpha c).
+void list_sums(const MoeLayer& layer, const ProbeSet& set, ConstMatrix codebook,
+               std::vector<double>& log_list, std::vector<double>& log_outside) {
+  constexpr int64_t kExpertBlock = 1024;
+  const ConstMatrix unit = layer.unit_centroids();
+  const int64_t tokens = set.tokens();
+  const int64_t dim = unit.cols;
+  const ConstMatrix hidden(set.hidden.data(), tokens, dim);
+  Buffer<float> projected(tokens * dim);
+  for (int64_t t = 0; t < tokens; ++t) {
+    const float* c = codebook.row(set.codeword[t]);
+    const auto width = static_cast<std::size_t>(dim);
+    const double alpha = router::codeword_distance({hidden.row(t), width}, {c, width}).alpha;
+    for (int64_t k = 0; k < dim; ++k) {
+      projected[t * dim + k] = static_cast<float>(alpha * c[k]);
+    }
+  }
+  log_list.assign(tokens, kMinusInfinity);
+  log_outside.assign(tokens, kMinusInfinity);
+  std::vector<std::size_t> cursor(tokens, 0);
+  Buffer<float> of_token(tokens * kExpertBlock), of_codeword(tokens * kExpertBlock);
+  std::vector<float> in, out;
+  for (int64_t first = 0; first < unit.rows; first += kExpertBlock) {
+    const int64_t n = std::min(kExpertBlock, unit.rows - first);
+    const Matrix a(of_token.data(), tokens, n);
+    const Matrix b(of_codeword.data(), tokens, n);
+    blas::gemm(blas::Op::none, blas::Op::transpose, 1.0f, hidden, unit.slice_rows(first, n), 0.0f, a);
+    blas::gemm(blas::Op::none, blas::Op::transpose, 1.0f,
+               ConstMatrix(projected.data(), tokens, dim), unit.slice_rows(first, n), 0.0f, b);
+    for (int64_t t = 0; t < tokens; ++t) {
+      const std::span<const int32_t> list = layer.shortlists().resident(set.codeword[t]);
+      in.clear();
+      out.clear();
+      for (int64_t e = 0; e < n; ++e) {
+        if (cursor[t] < list.size() && list[cursor[t]] == first + e) {
+          in.push_back(a(t, e));
+          ++cursor[t];
+        } else {
+          out.push_back(b(t, e));
+        }
+      }
+      log_list[t] = router::log_add_exp(log_list[t], router::log_sum_exp(in));
+      log_outside[t] = router::log_add_exp(log_outside[t], router::log_sum_exp(out));
+    }
+  }
+}
+
+// values[t] over all ranks, added as logarithms, on every rank.
+void log_add_over_ranks(comm::Communicator& comm, std::vector<double>& values) {
+  const std::size_t n = values.size();
+  std::vector<double> all(n * comm.size());
+  comm.all_gather(std::span<const double>(values), std::span<double>(all));
+  for (std::size_t t = 0; t < n; ++t) {
+    values[t] = kMinusInfinity;
+    for (int r = 0; r < comm.size(); ++r) values[t] = router::log_add_exp(values[t], all[r * n + t]);
+  }
+}
+
+}  // namespace
+
+RoutingQuality probe_routing(comm::Communicator& comm, const MoeLayer& layer,
+                             const RoutingRecord& record, int64_t max_tokens) {
+  const comm::ScopedPhase phase(comm, "probe");
+  const int ranks = comm.size();
+  const int64_t dim = layer.config().dim;
+  const int64_t active = layer.config().active;
+  const ProbeSet set = choose(comm, record, dim, max_tokens);
+  const int64_t tokens = set.tokens();
+  RoutingQuality quality;
+  quality.tokens = tokens;
+  if (tokens == 0) return quality;
+
+  const BlockPartition& experts = layer.shortlists().experts();
+  router::ExactTop top;
+  router::ExactWorkspace workspace;
+  router::exact_top({set.hidden.data(), tokens, dim}, layer.unit_centroids(),
+                    static_cast<int32_t>(experts.begin(comm.rank())), active, top, workspace);
+  std::vector<double> log_all(top.log_sum_exp.begin(), top.log_sum_exp.begin() + tokens);
+  std::vector<double> log_list, log_outside;
+  list_sums(layer, set, layer.codebook().codewords(), log_list, log_outside);
+  log_add_over_ranks(comm, log_all);
+  log_add_over_ranks(comm, log_list);
+  log_add_over_ranks(comm, log_outside);
+
+  // Exact top K: each rank's best go to the token's home rank.
+  std::vector<int64_t> send_counts(ranks), recv_counts(ranks), recv_begin(ranks + 1, 0);
+  const int64_t mine = set.counts[comm.rank()];
+  for (int r = 0; r < ranks; ++r) {
+    send_counts[r] = set.counts[r] * top.stride;
+    recv_counts[r] = mine * std::min(active, experts.size(r));
+    recv_begin[r + 1] = recv_begin[r] + recv_counts[r];
+  }
+  std::vector<float> scores(recv_begin[ranks]);
+  std::vector<int32_t> ids(recv_begin[ranks]);
+  comm.all_to_all_v(std::span<const float>(top.score.data(), tokens * top.stride), send_counts,
+                    std::span<float>(scores), recv_counts);
+  comm.all_to_all_v(std::span<const int32_t>(top.expert.data(), tokens * top.stride), send_counts,
+                    std::span<int32_t>(ids), recv_counts);
+
+  std::vector<std::pair<float, int32_t>> merged;
+  std::vector<int32_t> exact(active);
+  double sums[4] = {0, 0, 0, 0};
+  for (int64_t i = 0; i < mine; ++i) {
+    merged.clear();
+    for (int r = 0; r < ranks; ++r) {
+      const int64_t stride = std::min(active, experts.size(r));
+      for (int64_t k = 0; k < stride; ++k) {
+        const int64_t at = recv_begin[r] + i * stride + k;
+        merged.emplace_back(-scores[at], ids[at]);
+      }
+    }
+    std::partial_sort(merged.begin(), merged.begin() + active, merged.end());
+    double log_exact = kMinusInfinity;
+    for (int64_t k = 0; k < active; ++k) {
+      exact[k] = merged[k].second;
+      log_exact = router::log_add_exp(log_exact, -static_cast<double>(merged[k].first));
+    }
+    const int64_t token = set.local[i];
+    const int32_t* selected = record.expert.data() + token * active;
+    const int64_t t = set.begin[comm.rank()] + i;
+    const float* h = set.hidden.data() + t * dim;
+    const float* c = layer.codebook().codewords().row(set.codeword[t]);
+    const auto width = static_cast<std::size_t>(dim);
+    const double distance = router::codeword_distance({h, width}, {c, width}).eps;
+    sums[0] += router::overlap({selected, static_cast<std::size_t>(active)}, exact);
+    sums[1] += std::min(1.0, std::exp(record.log_sum_exp[token] - log_exact));
+    sums[2] += std::min(1.0, router::mass_recall(log_list[t], log_all[t]));
+    sums[3] += router::mass_recall_bound(log_list[t], log_outside[t], distance);
+  }
+  comm.all_reduce(std::span<double>(sums), comm::Reduction::sum);
+  const auto n = static_cast<double>(tokens);
+  quality.overlap = sums[0] / n;
+  quality.topk_mass_ratio = sums[1] / n;
+  quality.mass_recall = sums[2] / n;
+  quality.mass_recall_bound = sums[3] / n;
+  return quality;
+}
+
+}  // namespace airmoe::scheduler

@@ -1,0 +1,114 @@
+#include "scheduler/train/model.hpp"
+
+#include <algorithm>
+
+#include "comm/base/error.hpp"
+
+namespace airmoe::scheduler {
+
+Model::Model(comm::Communicator& comm, const ModelConfig& config, uint64_t seed, experts::Path path)
+    : config_(config) {
+  std::vector<MoeSlot*> slots(config.layers, nullptr);
+  for (const int64_t layer : config.moe_layers) {
+    moe_layers_.push_back(
+        std::make_unique<MoeLayer>(comm, config, layer, seed, parameters_, path));
+    slots[layer] = moe_layers_.back().get();
+  }
+  trunk_ = std::make_unique<Trunk>(config, parameters_, seed, slots);
+}
+
+void Model::begin_micro_batch(const MicroBatch& batch) {
+  for (auto& layer : moe_layers_) layer->begin_micro_batch(batch);
+}
+
+void Model::parameters_changed() {
+  for (auto& layer : moe_layers_) layer->parameters_changed();
+}
+
+void Model::restored() {
+  for (auto& layer : moe_layers_) layer->set_codebook_initialised();
+  parameters_changed();
+}
+
+int64_t Model::parameter_count() const {
+  int64_t count = 0;
+  for (const auto& p : parameters_.all()) count += p->shape[0] * p->row_size();
+  return count;
+}
+
+std::vector<StateArray> Model::parameter_arrays() {
+  std::vector<StateArray> arrays;
+  for (auto& p : parameters_.all()) {
+    StateArray a;
+    a.shape = p->shape;
+    a.replicated = p->sharding == Sharding::replicated;
+    a.row_begin = p->row_begin;
+    a.row_count = p->row_count;
+    if (!a.replicated) a.options = {"experts"};
+    const std::pair<std::string, float*> parts[] = {
+        {p->name, p->value.data()},
+        {"/optimizer/moment1" + p->name, p->moment1.data()},
+        {"/optimizer/moment2" + p->name, p->moment2.data()}};
+    for (const auto& [path, data] : parts) {
+      a.path = path;
+      a.data = data;
+      arrays.push_back(a);
+    }
+  }
+  return arrays;
+}
+
+void Model::add_router_arrays(MoeLayer& layer, int32_t* shortlist,
+                              std::vector<StateArray>& arrays) {
+  const std::string base = fmt::format("/layers/{:02d}/router/", layer.layer());
+  router::Codebook& codebook = layer.codebook();
+  const int64_t g = config_.codewords;
+  const auto replicated = [&](const char* name, std::vector<int64_t> shape, float* data) {
+    StateArray a;
+    a.path = base + name;
+    a.shape = std::move(shape);
+    a.replicated = true;
+    a.data = data;
+    a.options = {"codewords", "dim"};
+    arrays.push_back(a);
+  };
+  replicated("codebook", {g, config_.dim}, codebook.codewords().data);
+  replicated("counts", {g}, codebook.counts().data());
+  replicated("sums", {g, config_.dim}, codebook.sums().data);
+  const BlockPartition& merged = layer.shortlists().merged_codewords();
+  StateArray a;
+  a.path = base + "shortlist";
+  a.dtype = DType::i32;
+  a.shape = {g, config_.shortlist};
+  a.row_begin = merged.begin(layer.rank());
+  a.row_count = merged.size(layer.rank());
+  a.data = shortlist;
+  a.options = {"codewords", "shortlist"};
+  arrays.push_back(a);
+}
+
+std::vector<StateArray> Model::state_for_saving() {
+  std::vector<StateArray> arrays = parameter_arrays();
+  shortlists_.resize(moe_layers_.size());
+  for (std::size_t i = 0; i < moe_layers_.size(); ++i) {
+    MoeLayer& layer = *moe_layers_[i];
+    layer.rebuild_evaluation_lists();
+    const std::span<const int32_t> lists = layer.shortlists().merged_lists();
+    shortlists_[i].ensure(std::ssize(lists));
+    std::copy(lists.begin(), lists.end(), shortlists_[i].begin());
+    add_router_arrays(layer, shortlists_[i].data(), arrays);
+  }
+  return arrays;
+}
+
+std::vector<StateArray> Model::state_for_restoring() {
+  std::vector<StateArray> arrays = parameter_arrays();
+  shortlists_.resize(moe_layers_.size());
+  for (std::size_t i = 0; i < moe_layers_.size(); ++i) {
+    shortlists_[i].ensure(std::ssize(moe_layers_[i]->shortlists().merged_lists()));
+    add_router_arrays(*moe_layers_[i], shortlists_[i].data(), arrays);
+  }
+  return arrays;
+}
+
+}  // namespace airmoe::scheduler
