@@ -1,7 +1,9 @@
 #include "comm/mpi_environment.hpp"
 
+#include <chrono>
 #include <cstdlib>
 #include <exception>
+#include <thread>
 
 #include <mpi.h>
 
@@ -26,6 +28,21 @@ int MpiEnvironment::max_over_ranks(int value) const {
   int result = value;
   mpi_check(MPI_Allreduce(&value, &result, 1, MPI_INT, MPI_MAX, MPI_COMM_WORLD), "MPI_Allreduce");
   return result;
+}
+
+bool MpiEnvironment::all_ranks_arrive(double seconds) const {
+  const auto start = std::chrono::steady_clock::now();
+  MPI_Request request = MPI_REQUEST_NULL;
+  if (MPI_Ibarrier(MPI_COMM_WORLD, &request) != MPI_SUCCESS) return false;
+  for (;;) {
+    int done = 0;
+    if (MPI_Test(&request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) return false;
+    if (done != 0) return true;
+    if (std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() > seconds) {
+      return false;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
 }
 
 void MpiEnvironment::abort_all(int code) {
