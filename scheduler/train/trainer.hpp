@@ -65,9 +65,9 @@ class Trainer {
   void close_usage_window(int64_t step, bool last);
 
   comm::StatsCommunicator comm_;
-  TrainConfig config_;
   RunOptions options_;
   Corpus corpus_;
+  TrainConfig config_;
   std::unique_ptr<Sampler> sampler_;
   std::unique_ptr<DirectoryLock> lock_;
   std::unique_ptr<Model> model_;

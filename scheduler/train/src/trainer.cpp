@@ -21,6 +21,13 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+// Fills in what only the data knows, then checks everything before anything is built.
+TrainConfig resolved(TrainConfig config, const Corpus& corpus) {
+  if (config.model.vocab == 0) config.model.vocab = corpus.natural_vocab();
+  config.validate();
+  return config;
+}
+
 }  // namespace
 
 std::optional<OpenedCheckpoint> find_resume(comm::Communicator& comm, const TrainConfig& config) {
@@ -31,15 +38,16 @@ std::optional<OpenedCheckpoint> find_resume(comm::Communicator& comm, const Trai
   return open_checkpoint(comm, dir);
 }
 
-Trainer::Trainer(comm::Communicator& comm, const TrainConfig& config, const RunOptions& options,
+Trainer::Trainer(comm::Communicator& comm, const TrainConfig& given, const RunOptions& options,
                  const std::optional<OpenedCheckpoint>& resume)
     : comm_(comm),
-      config_(config),
       options_(options),
-      corpus_(Corpus::open({config.data, config.data_max_bytes, config.token_type})),
+      corpus_(Corpus::open({given.data, given.data_max_bytes, given.token_type})),
+      config_(resolved(given, corpus_)),
       gradient_sync_(comm_),
-      schedule_(config.learning_rate_schedule()),
-      trace_steps_(config.trace_steps.begin(), config.trace_steps.end()) {
+      schedule_(config_.learning_rate_schedule()),
+      trace_steps_(config_.trace_steps.begin(), config_.trace_steps.end()) {
+  const TrainConfig& config = config_;
   const bool root = comm_.rank() == 0;
   if (resume) check_same_model(resume->file.path, resume->meta.model_digest, config.model);
   corpus_.check_vocab(config.model.vocab);

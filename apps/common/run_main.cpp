@@ -1,0 +1,57 @@
+#include "apps/common/run_main.hpp"
+
+#include <cstdio>
+#include <exception>
+#include <new>
+
+namespace airmoe::apps {
+
+namespace {
+
+constexpr double kSecondsForOthersToFail = 3.0;
+
+struct Failure {
+  ExitCode code = ExitCode::ok;
+  std::string message;
+};
+
+Failure run(const std::function<ExitCode()>& body) {
+  try {
+    return {body(), ""};
+  } catch (const Error& error) {
+    return {error.code(), error.what()};
+  } catch (const std::bad_alloc&) {
+    return {ExitCode::failure, "out of memory: choose a smaller model or batch, or more ranks"};
+  } catch (const std::exception& error) {
+    return {ExitCode::failure, error.what()};
+  }
+}
+
+}  // namespace
+
+int run_main(const std::string& program, const std::function<ExitCode()>& body) {
+  const Failure failure = run(body);
+  if (!failure.message.empty()) {
+    std::fprintf(stderr, "%s: error: %s\n", program.c_str(), failure.message.c_str());
+  }
+  return static_cast<int>(failure.code);
+}
+
+int run_main(const std::string& program, comm::MpiEnvironment& environment,
+             const std::function<ExitCode()>& body) {
+  const Failure failure = run(body);
+  const int code = static_cast<int>(failure.code);
+  if (failure.message.empty()) return code;
+  if (environment.all_ranks_arrive(kSecondsForOthersToFail)) {
+    if (environment.rank() == 0) {
+      std::fprintf(stderr, "%s: error: %s\n", program.c_str(), failure.message.c_str());
+    }
+    return code;
+  }
+  std::fprintf(stderr, "%s: error: [rank %d] %s\n", program.c_str(), environment.rank(),
+               failure.message.c_str());
+  std::fflush(stderr);
+  comm::MpiEnvironment::abort_all(code);
+}
+
+}  // namespace airmoe::apps
