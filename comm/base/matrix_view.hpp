@@ -20,8 +20,7 @@ struct MatrixView {
       : data(data_), rows(rows_), cols(cols_), ld(ld_) {}
   /// A view of T converts to a view of const T.
   template <class U>
-    requires(std::is_same_v<const U, T>)
-  MatrixView(const MatrixView<U>& other)
+  requires(std::is_same_v<const U, T>) MatrixView(const MatrixView<U>& other)
       : data(other.data), rows(other.rows), cols(other.cols), ld(other.ld) {}
 
   T* row(int64_t i) const { return data + i * ld; }

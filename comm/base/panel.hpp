@@ -4,8 +4,16 @@
 //
 // A *tile* is expert-major: element (i, t) is row i of the panel and token t, at data[i * ld + t].
 // Tiles are 64-byte aligned and ld is a multiple of kTileLanes; columns from n up to the next
-// multiple of kTileLanes are written as zero. Every output element is one chain of fused
-// multiply-adds in index order, so its value does not depend on how tokens or rows are blocked.
+// multiple of kTileLanes are written as zero and never read.
+//
+// Rounding: every output element is one chain of fused multiply-adds in index order that starts at
+// zero; panel_combine and panel_accumulate then add the chain to what is there, with one addition
+// per call. So an element has the same bits however tokens or rows are grouped into blocks, and on
+// every vector width. (Processors without fused multiply-add, x86 before AVX2, round each product
+// as well: there the bits differ from other processors', not between blocks.)
+//
+// All functions: local; throw Error when shapes disagree; any count, cols and n, also zero; no
+// allocation once the workspace has seen the largest block; read no table element beyond a row.
 
 #include <type_traits>
 
@@ -43,19 +51,19 @@ struct PanelWorkspace {
   Buffer<float> packed;
 };
 
-/// tile(i, t) = sum_k panel(i, k) * x(t, k).
+/// tile(i, t) = sum_k panel(i, k) * x(t, k), k ascending.
 /// @param x     tokens. Shape: [n, panel.cols]
 /// @param tile  Shape: [panel.count, tile_ld(n)], leading dimension tile_ld(n)
-/// Local; FLOPs: 2 * count * n * cols.
+/// FLOPs, here and below: 2 * count * n * cols.
 void panel_scores(ConstPanel panel, ConstMatrix x, float* tile, PanelWorkspace& workspace);
 
-/// y(t, k) += sum_i tile(i, t) * panel(i, k).   Shape of y: [n, panel.cols]
+/// y(t, k) += sum_i tile(i, t) * panel(i, k), i ascending.   Shape of y: [n, panel.cols]
 void panel_combine(ConstPanel panel, const float* tile, Matrix y, PanelWorkspace& workspace);
 
-/// panel(i, k) += sum_t tile(i, t) * x(t, k).   Rows of the panel must be distinct.
+/// panel(i, k) += sum_t tile(i, t) * x(t, k), t ascending.   Rows of the panel must be distinct.
 void panel_accumulate(Panel panel, const float* tile, ConstMatrix x, PanelWorkspace& workspace);
 
-/// The same three in plain loops and double precision: the specification.
+/// The same three in plain loops with sums in double precision: the specification, up to rounding.
 namespace reference {
 void panel_scores(ConstPanel panel, ConstMatrix x, float* tile);
 void panel_combine(ConstPanel panel, const float* tile, Matrix y);

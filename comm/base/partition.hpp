@@ -11,7 +11,9 @@ struct BlockPartition {
   int64_t total = 0;
   int64_t parts = 1;
 
-  int64_t begin(int64_t part) const { return total / parts * part + (part < total % parts ? part : total % parts); }
+  int64_t begin(int64_t part) const {
+    return total / parts * part + (part < total % parts ? part : total % parts);
+  }
   int64_t end(int64_t part) const { return begin(part + 1); }
   int64_t size(int64_t part) const { return end(part) - begin(part); }
   /// The part that holds `item`.

@@ -1,7 +1,7 @@
 #pragma once
-// Counter-based random numbers (Philox4x32-10 of Random123). A draw depends on (seed, purpose, step,
-// micro-batch, layer) and on global indices, never on the rank count or on earlier draws, so there
-// is no generator state to save.
+// Counter-based random numbers (Philox4x32-10 of Random123). A draw depends on (seed, purpose,
+// step, micro-batch, layer) and on global indices, never on the rank count or on earlier draws, so
+// there is no generator state to save.
 
 #include <array>
 #include <cstdint>
@@ -20,7 +20,9 @@ enum class Purpose : uint32_t {
   probe = 8,
 };
 
-/// One random stream: 2^128 blocks of four 32-bit words, addressed by counter.
+/// One random stream: 2^128 blocks of four 32-bit words, addressed by counter. Its key is one
+/// Philox block of the name. uniform() and fill_normal() use blocks with their own values of d, so
+/// they share no bits with each other or with block(a, b, c).
 class RandomStream {
  public:
   RandomStream(uint64_t seed, Purpose purpose, uint32_t step = 0, uint32_t micro_batch = 0,
@@ -40,8 +42,8 @@ class RandomStream {
   std::array<uint32_t, 2> key_;
 };
 
-/// A pseudo-random bijection of [0, size) keyed by a stream (cycle-walking Feistel network): element
-/// i of a shuffle without storing it. Constant memory, O(1) expected time.
+/// A pseudo-random bijection of [0, size) keyed by a stream (cycle-walking Feistel network):
+/// element i of a shuffle without storing it. Constant memory, O(1) expected time (about 0.15 us).
 class RandomPermutation {
  public:
   RandomPermutation(const RandomStream& stream, uint64_t size);
@@ -58,8 +60,9 @@ inline constexpr float kJitterBound = 4.4f;
 
 /// Adds stddev * n(i) to x[i], i = 0..count-1, where n(i) is a standard normal of 16-bit resolution
 /// (inverse transform over 65,536 equal-probability cells) drawn at counter (id[i] / 8, b, c), lane
-/// id[i] % 8 of `stream`. The value for an id depends only on (stream, id, b, c). Local.
-void add_jitter(float* x, const int32_t* id, int64_t count, float stddev, const RandomStream& stream,
-                uint32_t b, uint32_t c);
+/// id[i] % 8 of `stream`. The value for an id depends only on (stream, id, b, c), so any
+/// grouping or order of ids gives the same bits. Ids are not negative. Local.
+void add_jitter(float* x, const int32_t* id, int64_t count, float stddev,
+                const RandomStream& stream, uint32_t b, uint32_t c);
 
 }  // namespace airmoe

@@ -10,8 +10,9 @@ namespace airmoe {
 struct SelectionView {
   int64_t tokens = 0;               ///< n
   const int64_t* offset = nullptr;  ///< Shape: [n + 1]; indices into position and gate
-  const int32_t* position = nullptr;///< place in the codeword's resident candidates, ascending per token
-  const float* gate = nullptr;      ///< weight of the pair
+  const int32_t* position =
+      nullptr;  ///< place in the codeword's resident candidates, ascending per token
+  const float* gate = nullptr;  ///< weight of the pair
 };
 
 }  // namespace airmoe

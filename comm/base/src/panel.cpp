@@ -30,7 +30,10 @@ constexpr int64_t kGroup = kVectors * kLanes;
 constexpr int kScoreRows = (HWY_TARGET <= HWY_AVX3 || HWY_ARCH_ARM) ? 12 : 6;
 constexpr int kSumRows = (HWY_TARGET <= HWY_AVX3 || HWY_ARCH_ARM) ? 8 : 4;
 constexpr int64_t kPrefetchStep = 64 / sizeof(float);  // floats of one cache line
-constexpr int64_t kChunk = 64;  // panel rows that stay in cache while all columns are done
+// Panel rows that stay in the first-level cache while all columns are done; combine reloads its
+// sums once per chunk, so it takes larger ones where tokens are many.
+constexpr int64_t kMaxChunk = 32;
+constexpr int64_t kSmallChunk = 16;
 
 HWY_INLINE Mask first_lanes(int64_t count) {
   return hn::FirstN(D(), static_cast<size_t>(std::clamp<int64_t>(count, 0, kLanes)));
@@ -186,20 +189,20 @@ HWY_INLINE void prefetch_columns(const float* row, int64_t k, int64_t width) {
 // ---------------------------------------------------------------------------- combine
 
 // y in `sums` [tokens, sums_ld] is carried from chunk to chunk and starts at zero.
-void combine_chunk(const ConstPanel& panel, int64_t i0, const float* tile, int64_t tokens,
-                   float* sums, int64_t sums_ld) {
-  const int64_t count = std::min(kChunk, panel.count - i0);
+void combine_chunk(const ConstPanel& panel, int64_t i0, int64_t chunk, const float* tile,
+                   int64_t tokens, float* sums, int64_t sums_ld) {
+  const int64_t count = std::min(chunk, panel.count - i0);
   const int64_t ld = tile_ld(tokens);
-  const float* row[kChunk];
-  const float* next[kChunk];  // the rows of the chunk after this one, to prefetch
+  const float* row[kMaxChunk];
+  const float* next[kMaxChunk];  // the rows of the chunk after this one, to prefetch
   for (int64_t i = 0; i < count; ++i) {
     row[i] = panel.table + panel.rows[i0 + i] * panel.ld;
-    next[i] = panel.table + panel.rows[std::min(i0 + i + kChunk, panel.count - 1)] * panel.ld;
+    next[i] = panel.table + panel.rows[std::min(i0 + i + chunk, panel.count - 1)] * panel.ld;
   }
   for_each_column_block(panel.cols, [&](int64_t k, auto vectors) HWY_ATTR {
     constexpr int kV = decltype(vectors)::value;
     const D d;
-    HWY_ALIGN float piece[kChunk * kV * kLanes];
+    HWY_ALIGN float piece[kMaxChunk * kV * kLanes];
     for (int64_t i = 0; i < count; ++i) {
       prefetch_columns(next[i], k, kV * kLanes);
 #pragma GCC unroll 2
@@ -231,8 +234,9 @@ void combine_chunk(const ConstPanel& panel, int64_t i0, const float* tile, int64
 
 void combine(const ConstPanel& panel, const float* tile, const Matrix& y, float* sums,
              int64_t sums_ld) {
-  for (int64_t i = 0; i < panel.count; i += kChunk) {
-    combine_chunk(panel, i, tile, y.rows, sums, sums_ld);
+  const int64_t chunk = y.rows > 16 ? kMaxChunk : kSmallChunk;
+  for (int64_t i = 0; i < panel.count; i += chunk) {
+    combine_chunk(panel, i, chunk, tile, y.rows, sums, sums_ld);
   }
   for (int64_t t = 0; t < y.rows; ++t) {
     float* HWY_RESTRICT out = y.row(t);
@@ -260,13 +264,13 @@ void pack_columns(const ConstMatrix& x, float* packed) {
 
 void accumulate_chunk(const Panel& panel, int64_t i0, const float* tile, int64_t tokens,
                       const float* packed) {
-  const int64_t count = std::min(kChunk, panel.count - i0);
+  const int64_t count = std::min(kSmallChunk, panel.count - i0);
   const int64_t ld = tile_ld(tokens);
-  float* row[kChunk];
-  const float* next[kChunk];
+  float* row[kSmallChunk];
+  const float* next[kSmallChunk];
   for (int64_t i = 0; i < count; ++i) {
     row[i] = panel.table + panel.rows[i0 + i] * panel.ld;
-    next[i] = panel.table + panel.rows[std::min(i0 + i + kChunk, panel.count - 1)] * panel.ld;
+    next[i] = panel.table + panel.rows[std::min(i0 + i + kSmallChunk, panel.count - 1)] * panel.ld;
   }
   for_each_column_block(panel.cols, [&](int64_t k, auto vectors) HWY_ATTR {
     constexpr int kV = decltype(vectors)::value;
@@ -300,7 +304,7 @@ void accumulate_chunk(const Panel& panel, int64_t i0, const float* tile, int64_t
 
 void accumulate(const Panel& panel, const float* tile, const ConstMatrix& x, float* packed) {
   pack_columns(x, packed);
-  for (int64_t i = 0; i < panel.count; i += kChunk) {
+  for (int64_t i = 0; i < panel.count; i += kSmallChunk) {
     accumulate_chunk(panel, i, tile, x.rows, packed);
   }
 }
