@@ -27,16 +27,15 @@ echo "== plot"
 
 echo "== done"
 "$AIRMOE_PYTHON" - "$run" <<'PYTHON'
-import glob, json, math, sys
+import glob, json, sys
 run = sys.argv[1]
 with open(f"{run}/summary.json") as file:
     summary = json.load(file)
-summary["val_perplexity"] = math.exp(summary["val_loss"])
 for key in ("steps", "ranks", "tokens_per_second", "loss_first", "loss_last", "val_loss",
             "val_perplexity", "overlap", "lambda_candidate", "lambda_selected", "dead_fraction",
             "peak_rss_bytes"):
     value = summary[key]
-    print(f"  {key:18} {value if isinstance(value, int) else format(value, '.5g')}")
+    print(f"  {key:18} {format(value, '.5g') if isinstance(value, float) else value}")
 for what, path in (("checkpoints", f"{run}/checkpoints"), ("metrics", f"{run}/metrics.jsonl"),
                    ("summary", f"{run}/summary.json"), ("plot", f"{run}/plot.png")):
     names = sorted(glob.glob(f"{path}/step-*.h5")) if what == "checkpoints" else [path]
