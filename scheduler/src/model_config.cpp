@@ -25,7 +25,7 @@ void require_id_range(const char* option, int64_t value) {
 
 void require_divisible(const char* option, int64_t value, const char* by_option, int64_t by) {
   if (value % by != 0) {
-    fail(ExitCode::config, "{} {} is not a multiple of {} {}: choose {} or {}", option, value,
+    fail(ExitCode::config, "{} {} is not a multiple of {} {}: choose {} {}", option, value,
          by_option, by, option, (value + by - 1) / by * by);
   }
 }

@@ -10,8 +10,8 @@ namespace airmoe::scheduler {
 /// variance.
 inline constexpr float kLayerNormEpsilon = 1e-12f;
 
-/// Mean and variance in two passes. A row of equal values gives unit 0, out = bias, inverse 0 and
-/// hence gradient zero.
+/// Mean and variance in two passes. A row of equal values (to fp32 rounding) gives unit 0,
+/// out = bias, inverse 0 and hence gradient zero.
 /// @param[in,out] x     overwritten by unit = (x - mean) * inverse. Shape: [n, d]
 /// @param[out] inverse  1 / sqrt(variance + epsilon). Shape: [n]
 /// @param[out] out      unit * gain + bias. Shape: [n, d]

@@ -62,7 +62,6 @@ std::vector<Found> walk(const std::string& folder, Seen& seen) {
     if (!S_ISREG(status.st_mode) || status.st_size == 0) continue;
     if (!seen.insert({status.st_dev, status.st_ino}).second) continue;
     file.bytes = status.st_size;
-    if (!is_tokens(file.path) && looks_binary(file.path)) continue;
     files.push_back(std::move(file));
   }
   return files;
@@ -78,8 +77,8 @@ void find(const std::string& path, Seen& seen, std::vector<Found>& found) {
   if (S_ISDIR(status.st_mode)) {
     std::vector<Found> files = walk(path, seen);
     if (files.empty()) {
-      fail(ExitCode::bad_data, "--data {}: no new text or .bin file in this folder: name another",
-           path);
+      fail(ExitCode::bad_data,
+           "--data {}: no file in this folder that was not named before: name another", path);
     }
     std::move(files.begin(), files.end(), std::back_inserter(found));
     return;
@@ -104,15 +103,18 @@ void refuse_mixture(const std::vector<Found>& found) {
   }
 }
 
+/// FNV-1a, then the finaliser of SplitMix64: FNV alone keeps similar names in similar places.
 uint64_t hash(const std::string& text) {
-  uint64_t h = 14695981039346656037ull;  // FNV-1a
+  uint64_t h = 14695981039346656037ull;
   for (const char c : text) h = (h ^ static_cast<unsigned char>(c)) * 1099511628211ull;
-  return h;
+  h = (h ^ (h >> 30)) * 0xbf58476d1ce4e5b9ull;
+  h = (h ^ (h >> 27)) * 0x94d049bb133111ebull;
+  return h ^ (h >> 31);
 }
 
-/// Drops files of folders until the rest fits into `cap`, in the order of a hash of their path.
-/// Returns how many were dropped.
-int64_t apply_cap(std::vector<Found>& found, int64_t cap) {
+/// Drops what is not text in folders, and whole files until the rest fits into `cap`, in the order
+/// of a hash of their path. Returns how many the cap dropped.
+int64_t select_text(std::vector<Found>& found, int64_t cap) {
   std::vector<std::tuple<uint64_t, std::string, std::size_t>> order;
   for (std::size_t i = 0; i < found.size(); ++i) {
     if (!found[i].below.empty()) order.emplace_back(hash(found[i].below), found[i].below, i);
@@ -121,11 +123,12 @@ int64_t apply_cap(std::vector<Found>& found, int64_t cap) {
   int64_t taken = 0, dropped = 0;
   for (const auto& entry : order) {
     Found& file = found[std::get<2>(entry)];
-    if (taken + file.bytes <= cap) {
+    const bool fits = taken + file.bytes <= cap;
+    if (fits && !looks_binary(file.path)) {
       taken += file.bytes;
     } else {
       file.bytes = 0;
-      ++dropped;
+      if (!fits) ++dropped;
     }
   }
   std::erase_if(found, [](const Found& file) { return file.bytes == 0; });
@@ -141,7 +144,10 @@ FileList list_files(const std::vector<std::string>& paths, int64_t max_folder_by
   refuse_mixture(found);
   FileList list;
   list.tokens = is_tokens(found.front().path);
-  if (!list.tokens) list.left_out = apply_cap(found, max_folder_bytes);
+  if (!list.tokens) list.left_out = select_text(found, max_folder_bytes);
+  if (found.empty() && list.left_out == 0) {
+    fail(ExitCode::bad_data, "--data {}: no text file in this folder: name another", paths.front());
+  }
   if (found.empty()) {
     fail(ExitCode::bad_data,
          "--data {}: every file is larger than the cap of {} bytes on folders: raise "

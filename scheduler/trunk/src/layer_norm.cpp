@@ -1,10 +1,21 @@
 #include "scheduler/trunk/layer_norm.hpp"
 
 #include <cmath>
+#include <limits>
 
 #include "scheduler/trunk/src/row_math.hpp"
 
 namespace airmoe::scheduler {
+namespace {
+
+/// 0 when the row differs from its mean by no more than what rounding the mean to fp32 leaves.
+float inverse_deviation(double variance, double mean) {
+  const double noise = 4.0 * static_cast<double>(std::numeric_limits<float>::epsilon()) * mean;
+  if (variance <= noise * noise) return 0.0f;
+  return static_cast<float>(1.0 / std::sqrt(variance + static_cast<double>(kLayerNormEpsilon)));
+}
+
+}  // namespace
 
 void layer_norm_forward(Matrix x, const float* gain, const float* bias, float* inverse,
                         Matrix out) {
@@ -16,9 +27,7 @@ void layer_norm_forward(Matrix x, const float* gain, const float* bias, float* i
     const float mean = static_cast<float>(row_math::sum(unit, d) / count);
     for (int64_t i = 0; i < d; ++i) unit[i] -= mean;
     const double variance = row_math::sum_of_squares(unit, d) / count;
-    const double epsilon = static_cast<double>(kLayerNormEpsilon);
-    const float scale =
-        variance > 0 ? static_cast<float>(1.0 / std::sqrt(variance + epsilon)) : 0.0f;
+    const float scale = inverse_deviation(variance, static_cast<double>(mean));
     inverse[t] = scale;
     for (int64_t i = 0; i < d; ++i) {
       unit[i] *= scale;
