@@ -1,31 +1,46 @@
 #pragma once
-// Which execution path is the faster one for a block of work.
+// Which execution path is faster, predicted from the shape of the work. The prediction is a pure
+// function of its arguments, so a plan, and with it every bit of a run, does not depend on timing.
 
+#include <array>
 #include <cstdint>
-#include <string>
 
 namespace airmoe::experts {
 
+/// automatic: choose_path() decides.
 enum class Path : uint8_t { automatic, dense, grouped };
 
-/// One forward on one rank.
-struct Workload {
-  int64_t tokens = 0;           ///< n
-  int64_t groups = 0;           ///< codewords present: n / groups tokens share candidates
-  int64_t pairs = 0;            ///< selected (token, expert) pairs
-  int64_t candidate_pairs = 0;  ///< (token, resident candidate) pairs
-  int64_t expert_dim = 1;       ///< m
-  int64_t dim = 0;              ///< d
+/// One rank's work in one MoE layer and micro-batch.
+struct PathShape {
+  double tokens = 0;               ///< that came to this rank
+  double tokens_per_codeword = 0;  ///< mean over codewords with at least one token here
+  double candidates = 0;           ///< resident candidates per codeword
+  double active = 0;               ///< selected pairs per token on this rank, <= candidates
+  int64_t expert_dim = 1;          ///< m
+  int64_t dim = 0;                 ///< d
+  bool gated = false;              ///< swiglu: three matrices instead of two
 };
 
-/// Predicted seconds of forward and backward. Local, pure.
-double predict_dense_seconds(const Workload& work);
-double predict_grouped_seconds(const Workload& work);
-/// The path with the smaller prediction.
-Path choose_path(const Workload& work);
+/// Work of a path in units that its constants give seconds for.
+using CostUnits = std::array<double, 4>;
 
-const char* name_of(Path path);
-/// "auto", "dense" or "grouped"; throws Error(ExitCode::usage) for any other name.
-Path parse_path(const std::string& name);
+/// multiply-adds in tiles, padding included; expert row elements read; hidden units of pairs; tile
+/// elements cleared and candidates listed.
+CostUnits dense_units(const PathShape& shape);
+/// multiply-adds of pairs; token row elements read or changed; hidden units of pairs; pairs sorted.
+CostUnits grouped_units(const PathShape& shape);
+
+/// Seconds per unit, forward and backward together. Fitted by non-negative least squares of the
+/// relative error (apps/bench/fit_cost_model.py) to the shapes of `airmoe-bench expert-paths`,
+/// one core of an Intel Xeon (Sapphire Rapids, AVX-512). Only ratios matter for the choice.
+inline constexpr CostUnits kDenseSeconds = {1.2e-11, 1.0e-10, 1.0e-8, 1.0e-9};
+inline constexpr CostUnits kGroupedSeconds = {5.0e-11, 5.0e-11, 1.0e-8, 1.0e-8};
+
+/// Predicted seconds of forward and backward.
+double dense_seconds(const PathShape& shape);
+double grouped_seconds(const PathShape& shape);
+
+/// `wanted`, or the path with the smaller prediction when automatic (dense when equal).
+Path choose_path(Path wanted, const PathShape& shape);
 
 }  // namespace airmoe::experts

@@ -11,7 +11,7 @@ using Arguments = std::span<const std::string>;  ///< what follows the subcomman
 
 struct Command {
   const char* name;
-  const char* summary;  ///< one line for --help
+  const char* summary;              ///< one line for --help
   int (*run)(Arguments arguments);  ///< returns the exit code; throws Error
 };
 

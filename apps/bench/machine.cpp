@@ -54,7 +54,9 @@ float read_all(const float* x, int64_t count) {
   return hn::GetLane(hn::SumOfLanes(d, total));
 }
 
-const char* target_name() { return hwy::TargetName(HWY_TARGET); }
+const char* target_name() {
+  return hwy::TargetName(HWY_TARGET);
+}
 
 }  // namespace
 }  // namespace HWY_NAMESPACE
@@ -72,7 +74,8 @@ HWY_EXPORT(target_name);
 std::string processor_name() {
   std::ifstream file("/proc/cpuinfo");
   for (std::string line; std::getline(file, line);) {
-    if (line.starts_with("model name")) return line.substr(std::min(line.size(), line.find(':') + 2));
+    if (line.starts_with("model name"))
+      return line.substr(std::min(line.size(), line.find(':') + 2));
   }
   return "unknown";
 }

@@ -1,11 +1,11 @@
 // airmoe-bench: what the pieces cost on this machine.
 
-#include <fmt/format.h>
-
 #include <exception>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include <fmt/format.h>
 
 #include "apps/bench/command.hpp"
 #include "comm/base/blas.hpp"
@@ -23,7 +23,8 @@ constexpr Command kCommands[] = {
 
 void print_usage() {
   fmt::print("Usage: airmoe-bench COMMAND [options]\n\nCommands:\n");
-  for (const Command& command : kCommands) fmt::print("  {:<14}{}\n", command.name, command.summary);
+  for (const Command& command : kCommands)
+    fmt::print("  {:<14}{}\n", command.name, command.summary);
   fmt::print("\nairmoe-bench COMMAND --help lists the options of a command.\n");
 }
 

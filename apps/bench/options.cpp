@@ -1,9 +1,9 @@
 #include "apps/bench/options.hpp"
 
-#include <fmt/format.h>
-
 #include <sstream>
 #include <vector>
+
+#include <fmt/format.h>
 
 #include "comm/base/error.hpp"
 

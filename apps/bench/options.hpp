@@ -1,8 +1,9 @@
 #pragma once
 // Options of a subcommand.
 
-#include <boost/program_options.hpp>
 #include <string>
+
+#include <boost/program_options.hpp>
 
 #include "apps/bench/command.hpp"
 

@@ -1,8 +1,8 @@
 #include "apps/bench/report.hpp"
 
-#include <fmt/format.h>
-
 #include <fstream>
+
+#include <fmt/format.h>
 
 #include "comm/base/error.hpp"
 

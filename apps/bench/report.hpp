@@ -1,9 +1,10 @@
 #pragma once
 // Results as a table for people and as JSON for programs.
 
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
+
+#include <nlohmann/json.hpp>
 
 #include "apps/bench/machine.hpp"
 #include "apps/bench/timing.hpp"

@@ -11,11 +11,11 @@ Timing summarise(std::vector<double> seconds) {
   std::sort(seconds.begin(), seconds.end());
   const std::size_t count = seconds.size(), middle = count / 2;
   const auto rank = static_cast<std::size_t>(std::ceil(0.99 * static_cast<double>(count)));
-  return {.median =
-              count % 2 == 1 ? seconds[middle] : 0.5 * (seconds[middle - 1] + seconds[middle]),
-          .p99 = seconds[rank - 1],
-          .least = seconds.front(),
-          .repetitions = static_cast<int64_t>(count)};
+  return {
+      .median = count % 2 == 1 ? seconds[middle] : 0.5 * (seconds[middle - 1] + seconds[middle]),
+      .p99 = seconds[rank - 1],
+      .least = seconds.front(),
+      .repetitions = static_cast<int64_t>(count)};
 }
 
 }  // namespace

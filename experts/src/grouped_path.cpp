@@ -5,19 +5,13 @@
 #include "comm/base/error.hpp"
 #include "experts/src/pair_math.hpp"
 #include "experts/src/row_kernels.hpp"
+#include "experts/src/unit_layout.hpp"
 
 namespace airmoe::experts {
 namespace {
 
 constexpr int64_t kChunkUnits = 16384;  // hidden units computed at a time: 64 KiB per compact array
-// Tiles hold m hidden units along the vector lanes, so they pay from about half a vector on; and
-// packing the rows of an expert has to be shared by a few tokens.
-constexpr int64_t kTileMinUnits = 6;
-constexpr int64_t kTileMinTokens = 4;
-
-int64_t unit_stride(int64_t m) {
-  return m >= kTileMinUnits ? tile_ld(m) : m;
-}
+constexpr int64_t kTileMinTokens = 4;   // packing an expert's rows has to serve a few tokens
 
 /// The part of one expert's pairs that lies in the chunk at hand.
 struct Segment {

@@ -1,0 +1,105 @@
+// airmoe-bench expert-paths: forward and backward of both expert paths over many shapes, beside
+// what experts/cost_model.hpp predicts. fit_cost_model.py turns the JSON into its constants.
+
+#include <fmt/format.h>
+
+#include "apps/bench/expert_runs.hpp"
+#include "apps/bench/options.hpp"
+#include "apps/bench/report.hpp"
+#include "experts/cost_model.hpp"
+
+namespace airmoe::bench {
+namespace {
+
+constexpr int64_t kTotalTokens = 512;
+
+/// Few to many tokens per codeword, dense to sparse selections, narrow to wide experts.
+std::vector<WorkloadShape> shapes_to_measure(uint64_t seed) {
+  std::vector<WorkloadShape> shapes;
+  for (int64_t dim : {64, 256}) {
+    for (int64_t expert_dim : {1, 4, 16}) {
+      for (int64_t shortlist : {256, 1024}) {
+        for (int64_t sparsity : {4, 16, 64}) {
+          for (int64_t tokens : {4, 16, 64}) {
+            shapes.push_back({.experts = 8192,
+                              .dim = dim,
+                              .expert_dim = expert_dim,
+                              .shortlist = shortlist,
+                              .active = shortlist / sparsity,
+                              .tokens = tokens,
+                              .codewords = kTotalTokens / tokens,
+                              .seed = seed});
+          }
+        }
+      }
+    }
+  }
+  return shapes;
+}
+
+experts::PathShape path_shape(const WorkloadShape& shape) {
+  return {.tokens = static_cast<double>(shape.all_tokens()),
+          .tokens_per_codeword = static_cast<double>(shape.tokens),
+          .candidates = static_cast<double>(shape.shortlist),
+          .active = static_cast<double>(shape.active),
+          .expert_dim = shape.expert_dim,
+          .dim = shape.dim};
+}
+
+}  // namespace
+
+int run_expert_paths(Arguments arguments) {
+  Repeats repeats{.warm_up = 1, .repetitions = 5};
+  uint64_t seed = 1;
+  std::string json;
+  namespace po = boost::program_options;
+  po::options_description options("Options of airmoe-bench expert-paths");
+  add_count(options, "repetitions", repeats.repetitions, 1, "timed repetitions");
+  add_count(options, "warm-up", repeats.warm_up, 0, "repetitions before those");
+  options.add_options()("seed", po::value(&seed)->default_value(seed), "seed of the random data");
+  options.add_options()("json", po::value(&json), "file for the results");
+  if (!parse_options("expert-paths", options, arguments)) return 0;
+
+  fmt::print("{:>5}{:>5}{:>7}{:>6}{:>8} |{:>11}{:>11} |{:>11}{:>11} |{:>10}\n", "d", "m", "M", "K",
+             "n/code", "dense us", "predicted", "grouped us", "predicted", "chosen/best");
+  nlohmann::json results = nlohmann::json::array();
+  double worst = 1;
+  for (const WorkloadShape& shape : shapes_to_measure(seed)) {
+    Workload work(shape);
+    ExpertRuns runs(work);
+    const std::vector<Timing> timings =
+        measure({{"dense", [&](int64_t) { runs.forward_dense(), runs.backward_dense(); }},
+                 {"grouped", [&](int64_t) { runs.forward_grouped(), runs.backward_grouped(); }}},
+                repeats);
+    const double dense = timings[0].least, grouped = timings[1].least;
+    const experts::PathShape path = path_shape(shape);
+    const bool chose_dense =
+        experts::choose_path(experts::Path::automatic, path) == experts::Path::dense;
+    const double loss = (chose_dense ? dense : grouped) / std::min(dense, grouped);
+    worst = std::max(worst, loss);
+    fmt::print("{:>5}{:>5}{:>7}{:>6}{:>8} |{:>11.0f}{:>11.0f} |{:>11.0f}{:>11.0f} |{:>10.2f}\n",
+               shape.dim, shape.expert_dim, shape.shortlist, shape.active, shape.tokens,
+               1e6 * dense, 1e6 * experts::dense_seconds(path), 1e6 * grouped,
+               1e6 * experts::grouped_seconds(path), loss);
+    results.push_back({{"dim", shape.dim},
+                       {"expert_dim", shape.expert_dim},
+                       {"shortlist", shape.shortlist},
+                       {"active", shape.active},
+                       {"tokens_per_codeword", shape.tokens},
+                       {"tokens", shape.all_tokens()},
+                       {"dense_seconds", dense},
+                       {"dense_units", experts::dense_units(path)},
+                       {"dense_predicted_seconds", experts::dense_seconds(path)},
+                       {"grouped_seconds", grouped},
+                       {"grouped_units", experts::grouped_units(path)},
+                       {"grouped_predicted_seconds", experts::grouped_seconds(path)},
+                       {"chosen_over_best", loss}});
+  }
+  fmt::print("\nThe chosen path is at worst {:.2f} times as slow as the better one.\n", worst);
+  write_json(json, {{"machine", describe_machine(measure_machine())},
+                    {"worst_chosen_over_best", worst},
+                    {"results", results}});
+  return 0;
+}
+
+}  // namespace airmoe::bench
