@@ -15,7 +15,7 @@ namespace airmoe::router {
 class RunningTop {
  public:
   /// Starts `rows` empty rows; offers bring at most `block` entries each. keep >= 1.
-  /// Memory: rows * (keep + max(keep, block)) * 8 bytes.
+  /// Memory: rows * (keep + max(keep, block) + block) * 8 bytes.
   void reset(int64_t rows, int64_t keep, int64_t block);
 
   /// No entry below this can enter the row any more; minus infinity while it is filling up.

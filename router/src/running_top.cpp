@@ -15,7 +15,7 @@ constexpr int64_t kSlack = 16;  // compress() stores whole vectors
 void RunningTop::reset(int64_t rows, int64_t keep, int64_t block) {
   AIRMOE_CHECK(keep >= 1 && block >= 1, "running top: keep {}, block {}", keep, block);
   keep_ = keep;
-  capacity_ = keep + std::max(keep, block) + kSlack;
+  capacity_ = keep + std::max(keep, block) + block + kSlack;
   threshold_.ensure(rows);
   threshold_.fill(kBottom);
   count_.ensure(rows);
