@@ -4,7 +4,9 @@ include(CMakePackageConfigHelpers)
 add_library(airmoe_warnings INTERFACE)
 add_library(airmoe::warnings ALIAS airmoe_warnings)
 target_compile_options(airmoe_warnings INTERFACE -Wall -Wextra -Wshadow -Wconversion
-                       -Wno-sign-conversion $<$<BOOL:${AIRMOE_WERROR}>:-Werror>)
+                       -Wno-sign-conversion $<$<BOOL:${AIRMOE_WERROR}>:-Werror>
+                       # False positives with std::string (GCC bug 105651).
+                       $<$<AND:$<CXX_COMPILER_ID:GNU>,$<VERSION_LESS:$<CXX_COMPILER_VERSION>,13>>:-Wno-restrict>)
 
 # airmoe_library(<name> SOURCES ... [PUBLIC <targets>] [PRIVATE <targets>])
 #
