@@ -110,7 +110,7 @@ void TrainOptions::add_router() {
   real("balance-weight", "weight of the balance loss", &scheduler::ModelConfig::balance_weight);
   add<std::string>(group, "expert-path", "NAME",
                    "how experts run: auto, dense (per codeword) or grouped (per expert) (auto)",
-                   [](TrainConfig& c, const std::string& v) { c.expert_path = experts::parse_path(v); });
+                   [](TrainConfig& c, const std::string& v) { c.expert_path = scheduler::parse_expert_path(v); });
   description_.add(group);
 }
 

@@ -123,7 +123,7 @@ class MoeLayer : public MoeSlot {
     return batch_.training ? training : evaluation;
   }
   float balance_slope() const;
-  experts::Workload expert_workload() const;
+  experts::PathShape path_shape() const;
   int64_t kept(int64_t candidates) const { return std::min(config_.active, candidates); }
   experts::ExpertTable table() const;
   experts::ExpertGradients gradients();

@@ -62,6 +62,10 @@ struct TrainConfig {
   void validate() const;
 };
 
+/// "auto", "dense" or "grouped"; parsing throws Error(ExitCode::usage) for any other name.
+const char* name_of(experts::Path path);
+experts::Path parse_expert_path(const std::string& name);
+
 /// The configuration as a JSON object; keys are the option names with underscores.
 std::string to_json(const TrainConfig& config);
 /// Takes every key that `json` holds; paths, resume and trace are left alone. Throws

@@ -132,10 +132,7 @@ void MoeLayer::run_experts() {
   partial_.fill(0.0f);
   float* saved = batch_.training ? saved_.data() : nullptr;
 
-  path_taken_ = path_;
-  if (path_ == experts::Path::automatic) {
-    path_taken_ = experts::choose_path(expert_workload());
-  }
+  path_taken_ = experts::choose_path(path_, path_shape());
   if (path_taken_ == experts::Path::grouped) {
     const SelectionView by_expert{plan_.tokens(), pair_offset_.data(), pair_expert_.data(),
                                   gate_.data()};
@@ -177,17 +174,21 @@ void MoeLayer::run_experts() {
   }
 }
 
-experts::Workload MoeLayer::expert_workload() const {
-  experts::Workload work;
-  work.tokens = plan_.tokens();
-  work.groups = std::ssize(plan_.groups());
-  work.pairs = pair_offset_[plan_.tokens()];
+experts::PathShape MoeLayer::path_shape() const {
+  experts::PathShape shape;
+  if (plan_.tokens() == 0) return shape;
+  double candidates = 0;
   for (const TokenGroup& group : plan_.groups()) {
-    work.candidate_pairs += group.count * shortlists_.candidates(group.codeword, rank_);
+    candidates += static_cast<double>(group.count) * shortlists_.candidates(group.codeword, rank_);
   }
-  work.expert_dim = config_.expert_dim;
-  work.dim = dim_;
-  return work;
+  shape.tokens = static_cast<double>(plan_.tokens());
+  shape.tokens_per_codeword = shape.tokens / static_cast<double>(plan_.groups().size());
+  shape.candidates = candidates / shape.tokens;
+  shape.active = static_cast<double>(pair_offset_[plan_.tokens()]) / shape.tokens;
+  shape.expert_dim = config_.expert_dim;
+  shape.dim = dim_;
+  shape.gated = config_.expert_activation == ExpertActivation::swiglu;
+  return shape;
 }
 
 void MoeLayer::combine(Matrix out) {

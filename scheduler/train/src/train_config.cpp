@@ -96,6 +96,23 @@ void TrainConfig::validate() const {
   }
 }
 
+const char* name_of(experts::Path path) {
+  switch (path) {
+    case experts::Path::automatic: return "auto";
+    case experts::Path::dense: return "dense";
+    case experts::Path::grouped: return "grouped";
+  }
+  return "?";
+}
+
+experts::Path parse_expert_path(const std::string& name) {
+  for (const auto path :
+       {experts::Path::automatic, experts::Path::dense, experts::Path::grouped}) {
+    if (name == name_of(path)) return path;
+  }
+  fail(ExitCode::usage, "--expert-path {}: give auto, dense or grouped", name);
+}
+
 std::string to_json(const TrainConfig& c) {
   json j = model_json(c.model);
   j["preset"] = c.preset;
@@ -123,7 +140,7 @@ std::string to_json(const TrainConfig& c) {
   j["weight_decay"] = c.adamw.weight_decay;
   j["clip"] = c.clip;
   j["seed"] = c.seed;
-  j["expert_path"] = experts::name_of(c.expert_path);
+  j["expert_path"] = name_of(c.expert_path);
   j["eval_every"] = c.eval_every;
   j["eval_sequences"] = c.eval_sequences;
   j["log_every"] = c.log_every;
@@ -177,7 +194,7 @@ void from_json(const std::string& text, TrainConfig& c) {
     take(j, "clip", c.clip);
     take(j, "seed", c.seed);
     if (j.contains("expert_path")) {
-      c.expert_path = experts::parse_path(j["expert_path"].get<std::string>());
+      c.expert_path = parse_expert_path(j["expert_path"].get<std::string>());
     }
     take(j, "eval_every", c.eval_every);
     take(j, "eval_sequences", c.eval_sequences);
