@@ -16,7 +16,7 @@ namespace airmoe::router {
 /// @param position  out: rows of the tile, ascending per token. Shape: [n, min(k, count)]
 /// @param score     out: their scores. Shape: [n, min(k, count)]
 /// NaN counts as minus infinity and is reported as it is. Local; scratch of 16 * count floats per
-/// thread, kept. About 1 us per token at count = 2048, k = 512 with AVX-512.
+/// thread, kept. About 2 us per token at count = 2048, k = 512 with AVX-512.
 void select_top_k(const float* tile, int64_t count, int64_t n, int64_t k, int32_t* position,
                   float* score);
 
