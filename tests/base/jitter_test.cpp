@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <gtest/gtest.h>
+#include <hwy/targets.h>
 
 #include "comm/base/random.hpp"
 
@@ -92,6 +93,22 @@ TEST(Jitter, CountersAndStreamsMatter) {
   EXPECT_NE(x, jitter(id, 1.0f, stream, 1, 3));
   EXPECT_NE(x, jitter(id, 1.0f, RandomStream(24, Purpose::jitter_score, 1), 1, 2));
   EXPECT_EQ(x, jitter(id, 1.0f, stream, 1, 2));
+}
+
+TEST(Jitter, EveryInstructionSetGivesTheSameBits) {
+  const RandomStream stream(26, Purpose::jitter_score, 1);
+  const std::vector<int32_t> id = ids(777, 37);
+  const std::vector<float> expected = jitter(id, 0.3f, stream, 1, 2);
+  int64_t targets = hwy::SupportedTargets();
+  while (targets != 0) {
+    const int64_t target = targets & -targets;
+    targets &= targets - 1;
+    hwy::SetSupportedTargetsForTest(target);
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+    EXPECT_EQ(jitter(id, 0.3f, stream, 1, 2), expected) << hwy::TargetName(target);
+  }
+  hwy::SetSupportedTargetsForTest(0);
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
 }
 
 TEST(Jitter, AddsToWhatIsThere) {
