@@ -2,20 +2,17 @@
 // The subcommands of airmoe-bench. To add one: a file with its run function, a declaration here and
 // a line in the table of main.cpp.
 
-#include <span>
-#include <string>
+#include "comm/base/error.hpp"
 
 namespace airmoe::bench {
 
-using Arguments = std::span<const std::string>;  ///< what follows the subcommand's name
-
 struct Command {
   const char* name;
-  const char* summary;              ///< one line for --help
-  int (*run)(Arguments arguments);  ///< returns the exit code; throws Error
+  const char* summary;                     ///< one line for --help
+  ExitCode (*run)(int argc, char** argv);  ///< argv[0] is the name; throws Error
 };
 
-int run_kernels(Arguments arguments);
-int run_expert_paths(Arguments arguments);
+ExitCode run_kernels(int argc, char** argv);
+ExitCode run_expert_paths(int argc, char** argv);
 
 }  // namespace airmoe::bench

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "apps/bench/command.hpp"
 #include "apps/bench/expert_runs.hpp"
 #include "apps/bench/options.hpp"
 #include "apps/bench/report.hpp"
@@ -11,7 +12,7 @@
 namespace airmoe::bench {
 namespace {
 
-constexpr int64_t kTotalTokens = 512;
+constexpr int64_t kTotalTokens = 256;
 
 /// Few to many tokens per codeword, dense to sparse selections, narrow to wide experts.
 std::vector<WorkloadShape> shapes_to_measure(uint64_t seed) {
@@ -21,7 +22,7 @@ std::vector<WorkloadShape> shapes_to_measure(uint64_t seed) {
       for (int64_t shortlist : {256, 1024}) {
         for (int64_t sparsity : {4, 16, 64}) {
           for (int64_t tokens : {4, 16, 64}) {
-            shapes.push_back({.experts = 8192,
+            shapes.push_back({.experts = 4096,
                               .dim = dim,
                               .expert_dim = expert_dim,
                               .shortlist = shortlist,
@@ -48,17 +49,16 @@ experts::PathShape path_shape(const WorkloadShape& shape) {
 
 }  // namespace
 
-int run_expert_paths(Arguments arguments) {
+ExitCode run_expert_paths(int argc, char** argv) {
   Repeats repeats{.warm_up = 1, .repetitions = 5};
   uint64_t seed = 1;
   std::string json;
-  namespace po = boost::program_options;
-  po::options_description options("Options of airmoe-bench expert-paths");
-  add_count(options, "repetitions", repeats.repetitions, 1, "timed repetitions");
-  add_count(options, "warm-up", repeats.warm_up, 0, "repetitions before those");
-  options.add_options()("seed", po::value(&seed)->default_value(seed), "seed of the random data");
-  options.add_options()("json", po::value(&json), "file for the results");
-  if (!parse_options("expert-paths", options, arguments)) return 0;
+  boost::program_options::options_description options("Expert paths", 100, 60);
+  add_run_options(options, repeats, seed, json);
+  if (!parse(argc, argv, "Both expert paths over many shapes, on random data, one thread.",
+             options)) {
+    return ExitCode::ok;
+  }
 
   fmt::print("{:>5}{:>5}{:>7}{:>6}{:>8} |{:>11}{:>11} |{:>11}{:>11} |{:>10}\n", "d", "m", "M", "K",
              "n/code", "dense us", "predicted", "grouped us", "predicted", "chosen/best");
@@ -99,7 +99,7 @@ int run_expert_paths(Arguments arguments) {
   write_json(json, {{"machine", describe_machine(measure_machine())},
                     {"worst_chosen_over_best", worst},
                     {"results", results}});
-  return 0;
+  return ExitCode::ok;
 }
 
 }  // namespace airmoe::bench

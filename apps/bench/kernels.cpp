@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "apps/bench/command.hpp"
 #include "apps/bench/expert_runs.hpp"
 #include "apps/bench/options.hpp"
 #include "apps/bench/report.hpp"
@@ -160,12 +161,11 @@ void run_experts(Workload& work, Report& report) {
 
 }  // namespace
 
-int run_kernels(Arguments arguments) {
+ExitCode run_kernels(int argc, char** argv) {
   WorkloadShape shape;
   Repeats repeats;
   std::string json;
-  namespace po = boost::program_options;
-  po::options_description options("Options of airmoe-bench kernels");
+  boost::program_options::options_description options("Kernels", 100, 60);
   add_count(options, "experts", shape.experts, 1, "experts in the table");
   add_count(options, "dim", shape.dim, 1, "model width");
   add_count(options, "expert-dim", shape.expert_dim, 1, "hidden units per expert");
@@ -173,12 +173,10 @@ int run_kernels(Arguments arguments) {
   add_count(options, "active", shape.active, 1, "selected experts per token");
   add_count(options, "tokens", shape.tokens, 1, "tokens per codeword");
   add_count(options, "codewords", shape.codewords, 1, "codewords, visited in turn");
-  add_count(options, "repetitions", repeats.repetitions, 1, "timed repetitions");
-  add_count(options, "warm-up", repeats.warm_up, 0, "repetitions before those");
-  options.add_options()("seed", po::value(&shape.seed)->default_value(shape.seed),
-                        "seed of the random data");
-  options.add_options()("json", po::value(&json), "file for the results");
-  if (!parse_options("kernels", options, arguments)) return 0;
+  add_run_options(options, repeats, shape.seed, json);
+  if (!parse(argc, argv, "The inner loops of one MoE layer on random data, one thread.", options)) {
+    return ExitCode::ok;
+  }
   shape.validate();
 
   const Machine machine = measure_machine();
@@ -195,7 +193,7 @@ int run_kernels(Arguments arguments) {
                      {"active", shape.active},         {"tokens_per_codeword", shape.tokens},
                      {"codewords", shape.codewords},   {"seed", shape.seed}};
   write_json(json, result);
-  return 0;
+  return ExitCode::ok;
 }
 
 }  // namespace airmoe::bench

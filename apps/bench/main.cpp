@@ -1,15 +1,13 @@
 // airmoe-bench: what the pieces cost on this machine.
 
-#include <exception>
-#include <string>
 #include <string_view>
-#include <vector>
 
 #include <fmt/format.h>
 
 #include "apps/bench/command.hpp"
+#include "apps/common/run_main.hpp"
+#include "apps/common/version.hpp"
 #include "comm/base/blas.hpp"
-#include "comm/base/error.hpp"
 
 namespace airmoe::bench {
 namespace {
@@ -28,19 +26,22 @@ void print_usage() {
   fmt::print("\nairmoe-bench COMMAND --help lists the options of a command.\n");
 }
 
-int run(int argc, char** argv) {
+ExitCode run(int argc, char** argv) {
   if (argc < 2) {
     print_usage();
-    return static_cast<int>(ExitCode::usage);
+    return ExitCode::usage;
   }
   const std::string_view name = argv[1];
   if (name == "--help" || name == "-h") {
     print_usage();
-    return 0;
+    return ExitCode::ok;
   }
-  const std::vector<std::string> arguments(argv + 2, argv + argc);
+  if (name == "--version") {
+    fmt::print("airmoe-bench {}\n", apps::kVersion);
+    return ExitCode::ok;
+  }
   for (const Command& command : kCommands) {
-    if (name == command.name) return command.run(arguments);
+    if (name == command.name) return command.run(argc - 1, argv + 1);
   }
   fail(ExitCode::usage, "unknown command '{}'; airmoe-bench --help lists the commands", name);
 }
@@ -49,14 +50,6 @@ int run(int argc, char** argv) {
 }  // namespace airmoe::bench
 
 int main(int argc, char** argv) {
-  try {
-    airmoe::blas::prepare_process(argv);
-    return airmoe::bench::run(argc, argv);
-  } catch (const airmoe::Error& error) {
-    fmt::print(stderr, "airmoe-bench: {}\n", error.what());
-    return static_cast<int>(error.code());
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "airmoe-bench: {}\n", error.what());
-    return static_cast<int>(airmoe::ExitCode::failure);
-  }
+  airmoe::blas::prepare_process(argv);
+  return airmoe::apps::run_main("airmoe-bench", [&] { return airmoe::bench::run(argc, argv); });
 }

@@ -1,21 +1,25 @@
 #pragma once
-// Options of a subcommand.
+// Options that the subcommands share.
 
+#include <cstdint>
 #include <string>
 
 #include <boost/program_options.hpp>
 
-#include "apps/bench/command.hpp"
+#include "apps/bench/timing.hpp"
 
 namespace airmoe::bench {
 
-/// Parses `arguments`; returns false after printing the help that --help asks for. Adds --help to
-/// `options`. Throws Error(ExitCode::usage) for anything unknown or malformed.
-bool parse_options(const std::string& command, boost::program_options::options_description& options,
-                   Arguments arguments);
-
-/// Adds "--name N (default): help" for an integer of at least `least`, checked while parsing.
+/// Adds "--name N (=default)  help" for an integer of at least `least`, checked while parsing.
 void add_count(boost::program_options::options_description& options, const char* name,
                int64_t& value, int64_t least, const char* help);
+
+/// --repetitions, --warm-up, --clock, --seed and --json.
+void add_run_options(boost::program_options::options_description& options, Repeats& repeats,
+                     uint64_t& seed, std::string& json);
+
+/// Parses the options of a subcommand; false after --help or --version, which it prints.
+bool parse(int argc, char** argv, const std::string& about,
+           const boost::program_options::options_description& options);
 
 }  // namespace airmoe::bench

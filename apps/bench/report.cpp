@@ -36,7 +36,9 @@ void Report::run(const Group& group) {
 }
 
 nlohmann::json Report::json() const {
-  return {{"machine", describe_machine(machine_)}, {"results", results_}};
+  return {{"machine", describe_machine(machine_)},
+          {"clock", repeats_.clock == Clock::wall ? "wall" : "processor"},
+          {"results", results_}};
 }
 
 void write_json(const std::string& path, const nlohmann::json& json) {

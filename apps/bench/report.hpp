@@ -27,7 +27,7 @@ class Report {
   /// floor, and how much slower it is than the group's first contender.
   void run(const Group& group);
 
-  /// {"machine": ..., "results": [...]}: one object per contender.
+  /// {"machine": ..., "clock": ..., "results": [...]}: one object per contender.
   nlohmann::json json() const;
 
  private:

@@ -1,11 +1,17 @@
 #include "apps/bench/timing.hpp"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
+#include <ctime>
 
 namespace airmoe::bench {
 namespace {
+
+double now(Clock clock) {
+  timespec time{};
+  clock_gettime(clock == Clock::wall ? CLOCK_MONOTONIC : CLOCK_THREAD_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
 
 Timing summarise(std::vector<double> seconds) {
   std::sort(seconds.begin(), seconds.end());
@@ -21,14 +27,13 @@ Timing summarise(std::vector<double> seconds) {
 }  // namespace
 
 std::vector<Timing> measure(const std::vector<Contender>& contenders, Repeats repeats) {
-  using Clock = std::chrono::steady_clock;
   std::vector<std::vector<double>> seconds(contenders.size());
   for (int64_t r = 0; r < repeats.warm_up + repeats.repetitions; ++r) {
     for (std::size_t i = 0; i < contenders.size(); ++i) {
-      const auto start = Clock::now();
+      const double start = now(repeats.clock);
       contenders[i].run(r);
-      const std::chrono::duration<double> elapsed = Clock::now() - start;
-      if (r >= repeats.warm_up) seconds[i].push_back(elapsed.count());
+      const double elapsed = now(repeats.clock) - start;
+      if (r >= repeats.warm_up) seconds[i].push_back(elapsed);
     }
   }
   std::vector<Timing> timings;

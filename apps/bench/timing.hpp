@@ -8,6 +8,10 @@
 
 namespace airmoe::bench {
 
+/// wall: what a user waits for. processor: time this thread spent on a core, for work of one thread
+/// that never waits; steady on a machine that others use too.
+enum class Clock { wall, processor };
+
 /// Seconds of one repetition.
 struct Timing {
   double median = 0, p99 = 0, least = 0;
@@ -21,6 +25,7 @@ struct Contender {
 
 struct Repeats {
   int64_t warm_up = 3, repetitions = 30;
+  Clock clock = Clock::processor;
 };
 
 /// One Timing per contender. p99 is the nearest-rank percentile (the maximum below 100
