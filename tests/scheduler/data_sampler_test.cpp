@@ -139,9 +139,12 @@ TEST(Sampler, EpochsShiftTheWindowBorders) {
   std::set<int64_t> phases;
   std::vector<int> uses(20000, 0);
   const int64_t epochs = 300;
+  std::vector<int64_t> first_of_epoch(epochs, 20000);
   for (int64_t s = 0; s < epochs * sampler.windows(); ++s) {
     const int64_t begin = sampler.window_begin(s);
     phases.insert(begin % context);
+    const int64_t epoch = s / sampler.windows();
+    first_of_epoch[epoch] = std::min(first_of_epoch[epoch], begin);
     for (int64_t i = 0; i < context; ++i) ++uses[begin + i];
   }
   EXPECT_EQ(static_cast<int64_t>(phases.size()), context);
@@ -149,6 +152,7 @@ TEST(Sampler, EpochsShiftTheWindowBorders) {
   const DataSplit split = DataSplit::make(20000, context, 0.05);
   const Segment& s = split.train.front();
   for (int64_t t = s.begin + context; t < s.end - 2 * context; ++t) ASSERT_EQ(uses[t], epochs);
+  for (const int64_t first : first_of_epoch) EXPECT_LT(first, s.begin + context);
   EXPECT_EQ(uses[split.validation.front().begin], 0);
 }
 
