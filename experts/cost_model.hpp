@@ -16,25 +16,28 @@ struct PathShape {
   double tokens_per_codeword = 0;  ///< mean over codewords with at least one token here
   double candidates = 0;           ///< resident candidates per codeword
   double active = 0;               ///< selected pairs per token on this rank, <= candidates
+  double experts = 0;              ///< experts on this rank that some token could select
   int64_t expert_dim = 1;          ///< m
   int64_t dim = 0;                 ///< d
   bool gated = false;              ///< swiglu: three matrices instead of two
 };
 
 /// Work of a path in units that its constants give seconds for.
-using CostUnits = std::array<double, 4>;
+using DenseUnits = std::array<double, 4>;
+using GroupedUnits = std::array<double, 5>;
 
 /// multiply-adds in tiles, padding included; expert row elements read; hidden units of pairs; tile
 /// elements cleared and candidates listed.
-CostUnits dense_units(const PathShape& shape);
-/// multiply-adds of pairs; token row elements read or changed; hidden units of pairs; pairs sorted.
-CostUnits grouped_units(const PathShape& shape);
+DenseUnits dense_units(const PathShape& shape);
+/// multiply-adds of pairs; token row elements read or changed; expert row elements read or changed;
+/// hidden units of pairs; pairs sorted.
+GroupedUnits grouped_units(const PathShape& shape);
 
 /// Seconds per unit, forward and backward together. Fitted by non-negative least squares of the
 /// relative error (apps/bench/fit_cost_model.py) to the shapes of `airmoe-bench expert-paths`,
 /// one core of an Intel Xeon (Sapphire Rapids, AVX-512). Only ratios matter for the choice.
-inline constexpr CostUnits kDenseSeconds = {1.2e-11, 1.0e-10, 1.0e-8, 1.0e-9};
-inline constexpr CostUnits kGroupedSeconds = {5.0e-11, 5.0e-11, 1.0e-8, 1.0e-8};
+inline constexpr DenseUnits kDenseSeconds = {1.2e-11, 1.0e-10, 1.0e-8, 1.0e-9};
+inline constexpr GroupedUnits kGroupedSeconds = {5.0e-11, 5.0e-11, 1.0e-10, 1.0e-8, 1.0e-8};
 
 /// Predicted seconds of forward and backward.
 double dense_seconds(const PathShape& shape);

@@ -1,6 +1,8 @@
 // airmoe-bench expert-paths: forward and backward of both expert paths over many shapes, beside
 // what experts/cost_model.hpp predicts. fit_cost_model.py turns the JSON into its constants.
 
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include "apps/bench/command.hpp"
@@ -39,12 +41,14 @@ std::vector<WorkloadShape> shapes_to_measure(uint64_t seed) {
 }
 
 experts::PathShape path_shape(const WorkloadShape& shape) {
-  return {.tokens = static_cast<double>(shape.all_tokens()),
-          .tokens_per_codeword = static_cast<double>(shape.tokens),
-          .candidates = static_cast<double>(shape.shortlist),
-          .active = static_cast<double>(shape.active),
-          .expert_dim = shape.expert_dim,
-          .dim = shape.dim};
+  return {
+      .tokens = static_cast<double>(shape.all_tokens()),
+      .tokens_per_codeword = static_cast<double>(shape.tokens),
+      .candidates = static_cast<double>(shape.shortlist),
+      .active = static_cast<double>(shape.active),
+      .experts = static_cast<double>(std::min(shape.experts, shape.codewords * shape.shortlist)),
+      .expert_dim = shape.expert_dim,
+      .dim = shape.dim};
 }
 
 }  // namespace

@@ -13,7 +13,7 @@ import numpy
 
 
 def fit(units, seconds):
-    """Non-negative least squares over every subset of the columns (there are four)."""
+    """Non-negative least squares over every subset of the columns (there are at most five)."""
     scaled = units / seconds[:, None]
     best, best_error = None, numpy.inf
     for size in range(1, units.shape[1] + 1):
@@ -32,7 +32,7 @@ def main():
         units = numpy.array([r[path + "_units"] for r in results])
         constants, error = fit(units, numpy.array([r[path + "_seconds"] for r in results]))
         values = ", ".join(f"{c:.2e}" for c in constants)
-        print(f"inline constexpr CostUnits k{path.capitalize()}Seconds = {{{values}}};  // rms error {error:.0%}")
+        print(f"inline constexpr {path.capitalize()}Units k{path.capitalize()}Seconds = {{{values}}};  // rms error {error:.0%}")
 
 
 if __name__ == "__main__":

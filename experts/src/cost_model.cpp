@@ -17,13 +17,14 @@ double products(const PathShape& shape) {
   return shape.gated ? 9 : 6;
 }
 
-double dot(const CostUnits& units, const CostUnits& seconds) {
+template <class Units>
+double dot(const Units& units, const Units& seconds) {
   return std::inner_product(units.begin(), units.end(), seconds.begin(), 0.0);
 }
 
 }  // namespace
 
-CostUnits dense_units(const PathShape& shape) {
+DenseUnits dense_units(const PathShape& shape) {
   if (shape.tokens <= 0 || shape.candidates <= 0) return {};
   const auto m = static_cast<double>(shape.expert_dim), d = static_cast<double>(shape.dim);
   const double block = std::clamp(shape.tokens_per_codeword, 1.0, kBlockTokens);
@@ -36,11 +37,16 @@ CostUnits dense_units(const PathShape& shape) {
           shape.tokens * shape.active * m, blocks * (shape.candidates + rows * lanes)};
 }
 
-CostUnits grouped_units(const PathShape& shape) {
+GroupedUnits grouped_units(const PathShape& shape) {
   const auto d = static_cast<double>(shape.dim);
   const double pairs = shape.tokens * shape.active;
   const auto units = static_cast<double>(unit_stride(shape.expert_dim));
-  return {products(shape) * pairs * units * d, products(shape) * pairs * d, pairs * units, pairs};
+  // Experts that at least one pair touches, if pairs fall on them independently.
+  const double touched =
+      shape.experts > 0 ? shape.experts * (1 - std::exp(-pairs / shape.experts)) : 0;
+  return {products(shape) * pairs * units * d, products(shape) * pairs * d,
+          products(shape) * touched * static_cast<double>(shape.expert_dim) * d, pairs * units,
+          pairs};
 }
 
 double dense_seconds(const PathShape& shape) {

@@ -84,6 +84,10 @@ inline void hidden_units_with_slope(ExpertActivation activation, const PairArray
 template <class IndexOf>
 void save_pre_activations(const PairArrays& pairs, IndexOf index_of, float* saved) {
   const int64_t size = pairs.inner == nullptr ? pairs.m : 2 * pairs.m;
+  if (size == 1) {  // a call to copy per number would cost more than the activation
+    for (int64_t i = 0; i < pairs.count; ++i) saved[index_of(i)] = pairs.linear[i];
+    return;
+  }
   for (int64_t i = 0; i < pairs.count; ++i) {
     float* out = saved + index_of(i) * size;
     std::copy_n(pairs.linear + i * pairs.stride, pairs.m, out);
@@ -94,6 +98,10 @@ void save_pre_activations(const PairArrays& pairs, IndexOf index_of, float* save
 template <class IndexOf>
 void load_pre_activations(const float* saved, IndexOf index_of, const PairArrays& pairs) {
   const int64_t size = pairs.inner == nullptr ? pairs.m : 2 * pairs.m;
+  if (size == 1) {
+    for (int64_t i = 0; i < pairs.count; ++i) pairs.linear[i] = saved[index_of(i)];
+    return;
+  }
   for (int64_t i = 0; i < pairs.count; ++i) {
     const float* in = saved + index_of(i) * size;
     std::copy_n(in, pairs.m, pairs.linear + i * pairs.stride);
@@ -104,6 +112,10 @@ void load_pre_activations(const float* saved, IndexOf index_of, const PairArrays
 /// unit *= gate of its pair.
 template <class IndexOf>
 void multiply_gates(const PairArrays& pairs, IndexOf index_of, const float* gate) {
+  if (pairs.stride == 1) {
+    for (int64_t i = 0; i < pairs.count; ++i) pairs.unit[i] *= gate[index_of(i)];
+    return;
+  }
   for (int64_t i = 0; i < pairs.count; ++i) {
     const float g = gate[index_of(i)];
     for (int64_t j = 0; j < pairs.m; ++j) pairs.unit[i * pairs.stride + j] *= g;

@@ -10,6 +10,7 @@ PathShape paper_shape() {
           .tokens_per_codeword = 64,
           .candidates = 2048,
           .active = 512,
+          .experts = 65536,
           .expert_dim = 1,
           .dim = 256};
 }
@@ -19,12 +20,18 @@ TEST(CostModel, UnitsByHand) {
                   .tokens_per_codeword = 16,
                   .candidates = 10,
                   .active = 10,
+                  .experts = 100,
                   .expert_dim = 2,
                   .dim = 8};
   // Two blocks of 16 tokens, 20 rows each, six products.
   EXPECT_EQ(dense_units(shape),
-            (CostUnits{6.0 * 2 * 20 * 8 * 16, 6.0 * 2 * 20 * 8, 32 * 10 * 2, 2 * (10 + 20 * 16)}));
-  EXPECT_EQ(grouped_units(shape), (CostUnits{6.0 * 320 * 2 * 8, 6.0 * 320 * 8, 320 * 2, 320}));
+            (DenseUnits{6.0 * 2 * 20 * 8 * 16, 6.0 * 2 * 20 * 8, 32 * 10 * 2, 2 * (10 + 20 * 16)}));
+  const GroupedUnits grouped = grouped_units(shape);
+  EXPECT_EQ(grouped[0], 6.0 * 320 * 2 * 8);
+  EXPECT_EQ(grouped[1], 6.0 * 320 * 8);
+  EXPECT_NEAR(grouped[2], 6.0 * 100 * (1 - 0.0407622) * 2 * 8, 0.01);  // exp(-3.2) untouched
+  EXPECT_EQ(grouped[3], 320 * 2);
+  EXPECT_EQ(grouped[4], 320);
   shape.gated = true;  // nine products
   EXPECT_EQ(dense_units(shape)[1], 9.0 * 2 * 20 * 8);
   EXPECT_EQ(grouped_units(shape)[1], 9.0 * 320 * 8);
@@ -36,6 +43,7 @@ TEST(CostModel, OnlySelectedCandidatesCount) {
                         .tokens_per_codeword = 1,
                         .candidates = 100,
                         .active = 25,
+                        .experts = 200,
                         .expert_dim = 1,
                         .dim = 4};
   EXPECT_DOUBLE_EQ(dense_units(shape)[1], 6.0 * 3 * 25 * 4);
