@@ -34,7 +34,7 @@ std::vector<std::string> candidates(comm::Communicator& comm, const std::string&
     if (!fs::exists(status))
       fail(ExitCode::bad_data, "checkpoint {}: no such file or directory", path);
     if (!fs::is_directory(status)) {
-      lines = path + "\n";
+      lines = fmt::format("{}\n", path);
       return;
     }
     lines = "\n";

@@ -54,7 +54,7 @@ std::string hdf5_version() {
   unsigned minor = 0;
   unsigned release = 0;
   H5get_libversion(&major, &minor, &release);
-  return fmt::format("HDF5 {}.{}.{}", major, minor, release);
+  return fmt::format("{}.{}.{}", major, minor, release);
 }
 
 void Hdf5File::fail_here(const std::string& action, const std::string& object) const {

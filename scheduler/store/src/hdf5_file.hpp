@@ -61,7 +61,7 @@ class Hdf5File {
   int64_t id_ = -1;  // hid_t
 };
 
-/// "HDF5 1.10.8"
+/// "1.10.8", of the linked library.
 std::string hdf5_version();
 
 }  // namespace airmoe::scheduler
