@@ -1,6 +1,7 @@
 // Corpora from text, folders and token files, and the messages for what cannot be read.
 
-#include <cstring>
+#include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
@@ -32,9 +33,8 @@ class DataCorpus : public ::testing::Test {
   std::string write_ids(const std::string& name, const std::vector<T>& ids,
                         std::vector<int32_t> header = {}) {
     if (!header.empty()) header.resize(256, 0);
-    std::string content(header.size() * 4 + ids.size() * sizeof(T), '\0');
-    std::memcpy(content.data(), header.data(), header.size() * 4);
-    std::memcpy(content.data() + header.size() * 4, ids.data(), ids.size() * sizeof(T));
+    std::string content(reinterpret_cast<const char*>(header.data()), header.size() * 4);
+    content.append(reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof(T));
     return write(name, content);
   }
   Corpus open(std::vector<std::string> paths, int64_t cap = kDefaultFolderBytes,
