@@ -30,6 +30,7 @@ const Case kCases[] = {
     {"one_expert", {11, 9, 1, 1, 2, 3, 1}},
     {"more_codewords_than_tokens", {6, 16, 20, 4, 1, 16, 10}},
     {"one_token", {1, 16, 20, 4, 1, 3, 10}},
+    {"no_tokens", {0, 16, 20, 4, 1, 3, 10}},
     {"ties", {80, 6, 31, 5, 1, 9, 13}, true},
     {"ties_one_active", {80, 4, 26, 1, 1, 3, 26, ExpertActivation::relu}, true},
 };

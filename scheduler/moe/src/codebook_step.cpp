@@ -15,7 +15,8 @@ ConstMatrix CodebookStep::fetch_tokens(ConstMatrix hidden, const TokenRange& ran
         static_cast<int64_t>(permutation(static_cast<uint64_t>(i % range.global_tokens)));
     const int64_t local = token - range.first;
     if (local >= 0 && local < hidden.rows) {
-      std::copy_n(hidden.row(local), dim, fetched_.data() + i * dim);
+      // Adding to zero turns -0 into the +0 that a sum over several ranks gives.
+      for (int64_t k = 0; k < dim; ++k) fetched_[i * dim + k] += hidden(local, k);
     }
   }
   comm_.all_reduce(fetched_.span(), comm::Reduction::sum);  // one rank adds to a row: exact

@@ -96,6 +96,12 @@ class LayerRun {
     return {step, index, training, {tokens_, part.first}, loss_scale};
   }
 
+  /// Collective: all shortlists in list order. Shape: [G, M]
+  std::vector<int32_t> gather_lists() {
+    const std::span<const int32_t> mine = layer.shortlists().merged_lists();
+    return gather(comm, mine.data(), std::ssize(mine));
+  }
+
   /// Collective. `hidden` is global; the output of this rank's tokens, [count, d].
   std::vector<float> forward(const std::vector<float>& hidden, const MicroBatch& batch) {
     layer.begin_micro_batch(batch);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <ostream>
 #include <vector>
 
 #include "comm/base/random.hpp"
@@ -33,6 +34,12 @@ struct Shape {
   ExpertActivation activation = ExpertActivation::gelu;
   float balance_weight = 1.0f;
 };
+
+/// For GoogleTest's messages.
+inline void PrintTo(const Shape& s, std::ostream* out) {
+  *out << "T " << s.tokens << " d " << s.dim << " E " << s.experts << " K " << s.active << " m "
+       << s.expert_dim << " G " << s.codewords << " M " << s.shortlist;
+}
 
 /// A codebook that training leaves as it is (decay 1, nothing dies), no jitter.
 inline ModelConfig config_of(const Shape& s) {

@@ -18,14 +18,16 @@ struct JitterKey {
   uint32_t step, micro_batch, layer;
 };
 
+using Lists = std::vector<std::vector<int32_t>>;
+
 struct Forward {
-  std::vector<int32_t> codeword;            ///< [T]
-  std::vector<std::vector<int32_t>> lists;  ///< [G], each M ids by (score descending, id)
-  std::vector<int32_t> expert;              ///< [T, K], ascending per token
-  std::vector<double> gate;                 ///< [T, K]
-  std::vector<double> log_sum_exp;          ///< [T], of the selected scores
-  std::vector<double> output;               ///< [T, d]
-  std::vector<int64_t> selections;          ///< [E]
+  std::vector<int32_t> codeword;    ///< [T]
+  Lists lists;                      ///< [G], each M ids by (score descending, id)
+  std::vector<int32_t> expert;      ///< [T, K], ascending per token
+  std::vector<double> gate;         ///< [T, K]
+  std::vector<double> log_sum_exp;  ///< [T], of the selected scores
+  std::vector<double> output;       ///< [T, d]
+  std::vector<int64_t> selections;  ///< [E]
   double balance_loss = 0.0;
   double loss = 0.0;  ///< sum of output * d_out, plus balance_loss
   /// Smallest difference that decided anything: codewords, ends of lists, ends of the top K.
@@ -46,18 +48,41 @@ inline Arrays<double> widen(const Arrays<float>& a) {
 
 class Reference {
  public:
-  /// @param loss_scale  scales the balance loss; 0 in evaluation
+  /// @param loss_scale   scales the balance loss; 0 in evaluation
+  /// @param list_jitter  of the micro-batch that built the lists
+  /// @param score_jitter of the present micro-batch
   Reference(const ModelConfig& config, double loss_scale,
-            std::optional<JitterKey> jitter = std::nullopt)
-      : c_(config), loss_scale_(loss_scale), jitter_(jitter) {}
+            std::optional<JitterKey> list_jitter = std::nullopt,
+            std::optional<JitterKey> score_jitter = std::nullopt)
+      : c_(config),
+        loss_scale_(loss_scale),
+        list_jitter_(list_jitter),
+        score_jitter_(score_jitter) {}
+
+  /// @param margin  lowered to the smallest difference at the end of a list
+  Lists lists(const Arrays<double>& a, double& margin) const {
+    const std::vector<double> unit = unit_rows(a.centroid);
+    Lists all;
+    for (int64_t g = 0; g < c_.codewords; ++g) all.push_back(list_of(g, a, unit, margin));
+    return all;
+  }
 
   Forward forward(const Arrays<double>& a) const {
+    double margin = std::numeric_limits<double>::infinity();
+    const Lists made = lists(a, margin);
+    Forward f = forward(a, made);
+    f.margin = std::min(f.margin, margin);
+    return f;
+  }
+
+  /// With given lists.
+  Forward forward(const Arrays<double>& a, const Lists& given) const {
     const int64_t tokens = std::ssize(a.hidden) / c_.dim;
     Forward f;
     f.selections.assign(c_.experts, 0);
     f.output.assign(tokens * c_.dim, 0.0);
     const std::vector<double> unit = unit_rows(a.centroid);
-    for (int64_t g = 0; g < c_.codewords; ++g) f.lists.push_back(list_of(g, a, unit, f.margin));
+    f.lists = given;
     std::vector<int64_t> seen(c_.codewords, 0);  // tokens of the codeword so far: key of the jitter
     for (int64_t t = 0; t < tokens; ++t) {
       const double* h = &a.hidden[t * c_.dim];
@@ -65,8 +90,8 @@ class Reference {
       f.codeword.push_back(g);
       std::vector<double> score;
       for (const int32_t e : f.lists[g]) {
-        score.push_back(dot(h, &unit[e * c_.dim]) +
-                        draw(Purpose::jitter_score, seen[g], static_cast<uint32_t>(e), g));
+        score.push_back(dot(h, &unit[e * c_.dim]) + draw(score_jitter_, Purpose::jitter_score,
+                                                         seen[g], static_cast<uint32_t>(e), g));
       }
       ++seen[g];
       std::vector<int32_t> top = best(score, f.lists[g], c_.active, f.margin);
@@ -165,10 +190,11 @@ class Reference {
     return order;
   }
 
-  double draw(Purpose purpose, int64_t id, uint32_t b, int64_t c) const {
-    if (!jitter_) return 0.0;
-    const RandomStream stream(jitter_->seed, purpose, jitter_->step, jitter_->micro_batch,
-                              jitter_->layer);
+  double draw(const std::optional<JitterKey>& jitter, Purpose purpose, int64_t id, uint32_t b,
+              int64_t c) const {
+    if (!jitter) return 0.0;
+    const RandomStream stream(jitter->seed, purpose, jitter->step, jitter->micro_batch,
+                              jitter->layer);
     const auto key = static_cast<int32_t>(id);
     float x = 0.0f;
     add_jitter(&x, &key, 1, c_.jitter, stream, b, static_cast<uint32_t>(c));
@@ -181,8 +207,9 @@ class Reference {
     std::vector<int32_t> ids(c_.experts);
     std::iota(ids.begin(), ids.end(), 0);
     for (int64_t e = 0; e < c_.experts; ++e) {
-      score.push_back(dot(&a.codebook[g * c_.dim], &unit[e * c_.dim]) +
-                      draw(Purpose::jitter_shortlist, e, static_cast<uint32_t>(g), 0));
+      score.push_back(
+          dot(&a.codebook[g * c_.dim], &unit[e * c_.dim]) +
+          draw(list_jitter_, Purpose::jitter_shortlist, e, static_cast<uint32_t>(g), 0));
     }
     return best(score, ids, c_.shortlist, margin);
   }
@@ -265,7 +292,7 @@ class Reference {
 
   ModelConfig c_;
   double loss_scale_;
-  std::optional<JitterKey> jitter_;
+  std::optional<JitterKey> list_jitter_, score_jitter_;
 };
 
 }  // namespace airmoe::oracle
