@@ -21,9 +21,10 @@ class MpiEnvironment {
   /// Collective over all ranks: the largest `value`. For exit codes; has no deadline.
   int max_over_ranks(int value) const;
 
-  /// For ranks that failed: waits until every rank has called this, at most `seconds`. True: all ranks
-  /// failed (together, since an error like a bad option shows everywhere) and can leave in order.
-  /// False: some are still at work or stuck waiting for this one; abort_all() is the way out.
+  /// For ranks that failed: waits until every rank has called this, at most `seconds`. True: all
+  /// ranks failed (together, since an error like a bad option shows everywhere) and can leave in
+  /// order. False: some are still at work or stuck waiting for this one; abort_all() is the way
+  /// out.
   bool all_ranks_arrive(double seconds) const;
 
   /// Local: ends every rank with `code`. Works before, during and after MPI's life.

@@ -4,6 +4,7 @@
 // K is, with no gather: the right path for large K / M and small m. Candidates that no token of the
 // block selects are left out of every product.
 
+#include "comm/base/pair_combine.hpp"
 #include "comm/base/panel.hpp"
 #include "comm/base/selection.hpp"
 #include "experts/expert_table.hpp"
@@ -30,20 +31,20 @@ struct DenseWorkspace {
 /// y(t, :) += sum over pairs of gate * expert(hidden(t, :)).
 /// @param saved  pre-activations of the pairs, for the backward. Shape: [pairs * saved_per_pair()];
 ///               pair p (index as in selection) at p * saved_per_pair(). nullptr: not saved.
-/// @param y      Shape: [n, d]
+/// @param y      in double, see pair_combine.hpp. Shape: [n, d]
 /// y(t, :) is one chain of additions in candidate order: its bits do not depend on how tokens are
 /// split into blocks. Local; throws Error when shapes disagree.
-void forward_dense(const ExpertTable& table, const DenseBlock& block, float* saved, Matrix y,
-                   DenseWorkspace& workspace);
+void forward_dense(const ExpertTable& table, const DenseBlock& block, float* saved,
+                   MatrixView<double> y, DenseWorkspace& workspace);
 
 /// Gradients for d_y(t, :), the gradient of y.
 /// @param saved     as written by forward_dense (or forward_grouped)
 /// @param d_gate    written: <d_y(t), expert(h_t)> of each pair. Shape: [pairs]
-/// @param d_hidden  added to. Shape: [n, d]
+/// @param d_hidden  added to, in double. Shape: [n, d]
 /// @param gradients added to; only rows of selected candidates are touched
 /// d_gate and d_hidden do not depend on how tokens are split into blocks. Local.
 void backward_dense(const ExpertTable& table, const DenseBlock& block, const float* saved,
-                    ConstMatrix d_y, float* d_gate, Matrix d_hidden,
+                    ConstMatrix d_y, float* d_gate, MatrixView<double> d_hidden,
                     const ExpertGradients& gradients, DenseWorkspace& workspace);
 
 }  // namespace airmoe::experts

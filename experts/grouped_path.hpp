@@ -40,17 +40,23 @@ class PairGrouping {
 struct GroupedWorkspace {
   PanelWorkspace panel;
   PairBuffers pairs;
+  Buffer<float> out;      ///< one expert's outputs
+  Buffer<int32_t> count;  ///< 0, 1, 2, ...
+
+  /// The numbers 0 .. n-1.
+  const int32_t* in_order(int64_t n);
 };
 
-/// y(t, :) += sum over pairs of gate * expert(hidden(t, :)). saved: see forward_dense; may be
-/// nullptr. y(t) receives experts in ascending id. Local; throws Error when shapes disagree.
+/// y(t, :) += sum over pairs of gate * expert(hidden(t, :)), experts in float, their sum in double.
+/// saved: see forward_dense; may be nullptr. y(t) receives experts in ascending id. Local; throws Error when shapes disagree.
 void forward_grouped(const ExpertTable& table, const PairGrouping& grouping, ConstMatrix hidden,
-                     SelectionView selection, float* saved, Matrix y, GroupedWorkspace& workspace);
+                     SelectionView selection, float* saved, MatrixView<double> y,
+                     GroupedWorkspace& workspace);
 
 /// Same contract as backward_dense, over all tokens at once. Local.
 void backward_grouped(const ExpertTable& table, const PairGrouping& grouping, ConstMatrix hidden,
                       SelectionView selection, const float* saved, ConstMatrix d_y, float* d_gate,
-                      Matrix d_hidden, const ExpertGradients& gradients,
+                      MatrixView<double> d_hidden, const ExpertGradients& gradients,
                       GroupedWorkspace& workspace);
 
 }  // namespace airmoe::experts

@@ -1,14 +1,14 @@
 #pragma once
 // A trainable array with its gradient and optimizer moments, and how it is spread over ranks.
 
-#include "comm/base/buffer.hpp"
-#include "comm/base/matrix_view.hpp"
-#include "comm/base/partition.hpp"
-
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
+
+#include "comm/base/buffer.hpp"
+#include "comm/base/matrix_view.hpp"
+#include "comm/base/partition.hpp"
 
 namespace airmoe::scheduler {
 
@@ -18,13 +18,19 @@ namespace airmoe::scheduler {
 enum class Sharding : uint8_t { replicated, by_expert };
 
 struct Parameter {
-  std::string name;             ///< path in a checkpoint, for example /layers/02/moe/centroid
-  std::vector<int64_t> shape;   ///< global shape
+  std::string name;            ///< path in a checkpoint, for example /layers/02/moe/centroid
+  std::vector<int64_t> shape;  ///< global shape
   Sharding sharding = Sharding::replicated;
-  int64_t row_begin = 0;        ///< first global row held here (0 when replicated)
-  int64_t row_count = 0;        ///< rows held here
-  bool decay = true;            ///< weight decay applies (matrices yes, norm gains and biases no)
+  int64_t row_begin = 0;  ///< first global row held here (0 when replicated)
+  int64_t row_count = 0;  ///< rows held here
+  bool decay = true;      ///< weight decay applies (matrices yes, norm gains and biases no)
   Buffer<float> value, gradient, moment1, moment2;
+  /// Replicated parameters: sum of the gradients of single sequences, so that the total does not
+  /// depend on which rank had which sequence. Empty for experts, whose tokens meet on the owner.
+  Buffer<double> gradient_sum;
+
+  /// Ends one sequence: adds gradient to gradient_sum and sets gradient to zero. Replicated only.
+  void fold_gradient();
 
   int64_t row_size() const {
     int64_t n = 1;
@@ -38,7 +44,8 @@ struct Parameter {
   Matrix gradients() { return {gradient.data(), row_count, row_size()}; }
 };
 
-/// Owns parameters in creation order, which is the order of every loop over them. Addresses are stable.
+/// Owns parameters in creation order, which is the order of every loop over them. Addresses are
+/// stable.
 class ParameterSet {
  public:
   /// Adds an array held in full by every rank. Values are uninitialised, gradient and moments zero.
@@ -50,6 +57,9 @@ class ParameterSet {
   std::vector<std::unique_ptr<Parameter>>& all() { return parameters_; }
   const std::vector<std::unique_ptr<Parameter>>& all() const { return parameters_; }
   void zero_gradients();
+  /// Local: gradient = gradient_sum for replicated parameters, and the sum is zero again. What
+  /// GradientSync does, for one rank.
+  void unfold_gradients();
 
  private:
   std::vector<std::unique_ptr<Parameter>> parameters_;

@@ -7,7 +7,7 @@ namespace {
 
 constexpr int64_t kBlockTokens = 64;
 
-Matrix token_matrix(Buffer<float>& buffer, const WorkloadShape& shape) {
+MatrixView<double> token_matrix(Buffer<double>& buffer, const WorkloadShape& shape) {
   return {buffer.data(), shape.all_tokens(), shape.dim};
 }
 
@@ -41,7 +41,7 @@ void ExpertRuns::for_each_block(Body body) {
 }
 
 void ExpertRuns::forward_dense() {
-  const Matrix y = token_matrix(y_, work_.shape());
+  const MatrixView<double> y = token_matrix(y_, work_.shape());
   for_each_block([&](const experts::DenseBlock& block, int64_t first) {
     experts::forward_dense(table_, block, saved_.data(), y.slice_rows(first, block.hidden.rows),
                            dense_);
@@ -49,7 +49,7 @@ void ExpertRuns::forward_dense() {
 }
 
 void ExpertRuns::backward_dense() {
-  const Matrix d_hidden = token_matrix(d_hidden_, work_.shape());
+  const MatrixView<double> d_hidden = token_matrix(d_hidden_, work_.shape());
   for_each_block([&](const experts::DenseBlock& block, int64_t first) {
     const int64_t size = block.hidden.rows;
     experts::backward_dense(table_, block, saved_.data(), work_.d_output().slice_rows(first, size),

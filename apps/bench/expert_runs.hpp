@@ -23,7 +23,8 @@ class ExpertRuns {
   Workload& work_;
   experts::ExpertTable table_;
   experts::ExpertGradients gradients_;
-  Buffer<float> saved_, y_, d_hidden_, d_gate_;
+  Buffer<float> saved_, d_gate_;
+  Buffer<double> y_, d_hidden_;
   experts::PairGrouping grouping_;
   experts::DenseWorkspace dense_;
   experts::GroupedWorkspace grouped_;

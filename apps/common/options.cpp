@@ -85,12 +85,13 @@ std::optional<po::variables_map> parse_options(int argc, char** argv, const Usag
 
   po::variables_map given;
   translate(all, "", [&] {
-    po::store(po::command_line_parser(argc, argv)
-                  .options(all)
-                  .positional(words)
-                  .style(po::command_line_style::unix_style & ~po::command_line_style::allow_guessing)
-                  .run(),
-              given);
+    po::store(
+        po::command_line_parser(argc, argv)
+            .options(all)
+            .positional(words)
+            .style(po::command_line_style::unix_style & ~po::command_line_style::allow_guessing)
+            .run(),
+        given);
   });
   if (given.count("help") != 0) {
     if (print) std::cout << "Usage: " << usage.synopsis << "\n\n" << usage.about << "\n\n" << all;

@@ -25,12 +25,13 @@ bool show_progress(const boost::program_options::variables_map& given) {
 
 ExitCode train(int argc, char** argv, const comm::MpiEnvironment& environment) {
   const apps::TrainOptions options;
-  const apps::Usage usage{"airmoe-train", "mpirun -n RANKS airmoe-train [OPTIONS]",
-                          "Trains a granular mixture-of-experts language model. Without options: preset tiny on\n"
-                          "the C headers of this machine. Ends with 0, or with 85 after SIGTERM or SIGUSR1 and a\n"
-                          "checkpoint; docs/cli.md lists all exit codes."};
-  const auto given = apps::parse_options(argc, argv, usage, options.description(), "",
-                                         environment.rank() == 0);
+  const apps::Usage usage{
+      "airmoe-train", "mpirun -n RANKS airmoe-train [OPTIONS]",
+      "Trains a granular mixture-of-experts language model. Without options: preset tiny on\n"
+      "the C headers of this machine. Ends with 0, or with 85 after SIGTERM or SIGUSR1 and a\n"
+      "checkpoint; docs/cli.md lists all exit codes."};
+  const auto given =
+      apps::parse_options(argc, argv, usage, options.description(), "", environment.rank() == 0);
   if (!given) return ExitCode::ok;
   const bool progress = show_progress(*given);
   scheduler::TrainConfig config = options.resolve(*given, "");

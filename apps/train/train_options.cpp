@@ -20,8 +20,8 @@ std::vector<int64_t> parse_list(const char* option, const std::string& text) {
     int64_t value = 0;
     const auto result = std::from_chars(text.data() + begin, text.data() + end, value);
     if (result.ec != std::errc() || result.ptr != text.data() + end) {
-      fail(ExitCode::usage, "--{} {}: give whole numbers separated by commas, for example 1,5,10", option,
-           text);
+      fail(ExitCode::usage, "--{} {}: give whole numbers separated by commas, for example 1,5,10",
+           option, text);
     }
     numbers.push_back(value);
     begin = end + 1;
@@ -61,7 +61,8 @@ TrainOptions::TrainOptions() : description_("Options", 100, 60) {
 void TrainOptions::add_model() {
   po::options_description group("Model (defaults: preset tiny)", 100, 60);
   const TrainConfig d;
-  const auto integer = [&](const char* name, const std::string& help, int64_t scheduler::ModelConfig::*field) {
+  const auto integer = [&](const char* name, const std::string& help,
+                           int64_t scheduler::ModelConfig::*field) {
     add<int64_t>(group, name, "N", fmt::format("{} ({})", help, d.model.*field),
                  [field](TrainConfig& c, int64_t v) { c.model.*field = v; });
   };
@@ -75,16 +76,18 @@ void TrainOptions::add_model() {
   integer("context", "tokens per sequence", &scheduler::ModelConfig::context);
   add<int64_t>(group, "vocab", "N", "vocabulary; 0: what the data needs, 256 for text (0)",
                [](TrainConfig& c, int64_t v) { c.model.vocab = v; });
-  add<std::string>(group, "moe-layers", "LIST",
-                   "layers with an MoE layer in place of the FFN, from 0, for example 1,2; none: a dense "
-                   "model (the middle one)",
-                   [](TrainConfig& c, const std::string& v) {
-                     c.model.moe_layers = v == "none" ? std::vector<int64_t>{} : parse_list("moe-layers", v);
-                   });
+  add<std::string>(
+      group, "moe-layers", "LIST",
+      "layers with an MoE layer in place of the FFN, from 0, for example 1,2; none: a dense "
+      "model (the middle one)",
+      [](TrainConfig& c, const std::string& v) {
+        c.model.moe_layers = v == "none" ? std::vector<int64_t>{} : parse_list("moe-layers", v);
+      });
   integer("experts", "experts E per MoE layer", &scheduler::ModelConfig::experts);
   integer("active", "active experts K per token", &scheduler::ModelConfig::active);
   integer("expert-dim", "hidden units m per expert", &scheduler::ModelConfig::expert_dim);
-  add<std::string>(group, "expert-activation", "NAME", "gelu (exact, erf), silu, relu or swiglu (gelu)",
+  add<std::string>(group, "expert-activation", "NAME",
+                   "gelu (exact, erf), silu, relu or swiglu (gelu)",
                    [](TrainConfig& c, const std::string& v) {
                      c.model.expert_activation = scheduler::parse_expert_activation(v);
                    });
@@ -94,23 +97,35 @@ void TrainOptions::add_model() {
 void TrainOptions::add_router() {
   po::options_description group("Router", 100, 60);
   const TrainConfig d;
-  const auto integer = [&](const char* name, const std::string& help, int64_t scheduler::ModelConfig::*field) {
+  const auto integer = [&](const char* name, const std::string& help,
+                           int64_t scheduler::ModelConfig::*field) {
     add<int64_t>(group, name, "N", fmt::format("{} ({})", help, d.model.*field),
                  [field](TrainConfig& c, int64_t v) { c.model.*field = v; });
   };
-  const auto real = [&](const char* name, const std::string& help, float scheduler::ModelConfig::*field) {
+  const auto real = [&](const char* name, const std::string& help,
+                        float scheduler::ModelConfig::*field) {
     add<float>(group, name, "X", fmt::format("{} ({})", help, d.model.*field),
                [field](TrainConfig& c, float v) { c.model.*field = v; });
   };
   integer("codewords", "codewords G", &scheduler::ModelConfig::codewords);
   integer("shortlist", "candidate experts M per codeword", &scheduler::ModelConfig::shortlist);
-  real("codebook-decay", "moving-average decay gamma of counts and sums", &scheduler::ModelConfig::codebook_decay);
-  real("dead-threshold", "a codeword with a lower count restarts, tau", &scheduler::ModelConfig::dead_threshold);
-  real("jitter", "standard deviation of the noise on scores in training", &scheduler::ModelConfig::jitter);
+  real("codebook-decay", "moving-average decay gamma of counts and sums",
+       &scheduler::ModelConfig::codebook_decay);
+  real("dead-threshold", "a codeword with a lower count restarts, tau",
+       &scheduler::ModelConfig::dead_threshold);
+  real("jitter", "standard deviation of the noise on scores in training",
+       &scheduler::ModelConfig::jitter);
   real("balance-weight", "weight of the balance loss", &scheduler::ModelConfig::balance_weight);
   add<std::string>(group, "expert-path", "NAME",
                    "how experts run: auto, dense (per codeword) or grouped (per expert) (auto)",
-                   [](TrainConfig& c, const std::string& v) { c.expert_path = scheduler::parse_expert_path(v); });
+                   [](TrainConfig& c, const std::string& v) {
+                     c.expert_path = scheduler::parse_expert_path(v);
+                   });
+  add<std::string>(
+      group, "sum-precision", "NAME",
+      "sums over ranks: f64, the result does not depend on the rank count, or f32, half the "
+      "bytes (f64)",
+      [](TrainConfig& c, const std::string& v) { c.sums = scheduler::parse_sum_precision(v); });
   description_.add(group);
 }
 
@@ -119,13 +134,15 @@ void TrainOptions::add_data() {
   const TrainConfig d;
   add<std::vector<std::string>>(
       group, "data", "PATH...",
-      fmt::format("text files and folders (as bytes), or .bin token files ({})", scheduler::kDefaultCorpus),
+      fmt::format("text files and folders (as bytes), or .bin token files ({})",
+                  scheduler::kDefaultCorpus),
       [](TrainConfig& c, const std::vector<std::string>& v) { c.data = v; });
   add<int64_t>(group, "data-max-bytes", "BYTES",
                fmt::format("most text to take from folders ({})", d.data_max_bytes),
                [](TrainConfig& c, int64_t v) { c.data_max_bytes = v; });
-  add<std::string>(group, "token-type", "NAME", "ids in .bin files without header: u16 or u32 (u16)",
-                   [](TrainConfig& c, const std::string& v) { c.token_type = scheduler::parse_token_type(v); });
+  add<std::string>(
+      group, "token-type", "NAME", "ids in .bin files without header: u16 or u32 (u16)",
+      [](TrainConfig& c, const std::string& v) { c.token_type = scheduler::parse_token_type(v); });
   add<double>(group, "validation-fraction", "X",
               fmt::format("share of the data kept for validation ({})", d.validation_fraction),
               [](TrainConfig& c, double v) { c.validation_fraction = v; });
@@ -139,25 +156,31 @@ void TrainOptions::add_training() {
     add<int64_t>(group, name, "N", fmt::format("{} ({})", help, d.*field),
                  [field](TrainConfig& c, int64_t v) { c.*field = v; });
   };
-  const auto adam = [&](const char* name, const std::string& help, float scheduler::AdamWOptions::*field) {
+  const auto adam = [&](const char* name, const std::string& help,
+                        float scheduler::AdamWOptions::*field) {
     add<float>(group, name, "X", fmt::format("{} ({})", help, d.adamw.*field),
                [field](TrainConfig& c, float v) { c.adamw.*field = v; });
   };
-  integer("steps", "last optimizer step, counted from 1; 1000 for other presets than tiny", &TrainConfig::steps);
+  integer("steps", "last optimizer step, counted from 1; 1000 for other presets than tiny",
+          &TrainConfig::steps);
   integer("schedule-steps", "length of the learning-rate schedule in steps; 0: --steps",
           &TrainConfig::schedule_steps);
   integer("batch", "sequences per step over all ranks and micro-batches", &TrainConfig::batch);
   integer("accumulate", "micro-batches per step", &TrainConfig::accumulate);
-  add<double>(group, "lr", "X",
-              fmt::format("peak learning rate ({}; 0.0003 for other presets than tiny)", d.learning_rate),
-              [](TrainConfig& c, double v) { c.learning_rate = v; });
+  add<double>(
+      group, "lr", "X",
+      fmt::format("peak learning rate ({}; 0.0003 for other presets than tiny)", d.learning_rate),
+      [](TrainConfig& c, double v) { c.learning_rate = v; });
   add<int64_t>(group, "warmup", "N", "steps of linear warm-up (5 % of the schedule)",
                [](TrainConfig& c, int64_t v) {
-                 if (v < 0) fail(ExitCode::config, "--warmup {}: give a number of steps of at least 0", v);
+                 if (v < 0)
+                   fail(ExitCode::config, "--warmup {}: give a number of steps of at least 0", v);
                  c.warmup = v;
                });
   add<std::string>(group, "schedule", "NAME", "linear or cosine decay after the warm-up (linear)",
-                   [](TrainConfig& c, const std::string& v) { c.schedule = scheduler::parse_schedule_shape(v); });
+                   [](TrainConfig& c, const std::string& v) {
+                     c.schedule = scheduler::parse_schedule_shape(v);
+                   });
   add<double>(group, "final-lr-fraction", "X",
               "share of --lr left at the end of the schedule (0 for linear, 0.1 for cosine)",
               [](TrainConfig& c, double v) {
@@ -170,7 +193,8 @@ void TrainOptions::add_training() {
   adam("beta2", "AdamW", &scheduler::AdamWOptions::beta2);
   adam("adam-epsilon", "AdamW", &scheduler::AdamWOptions::epsilon);
   adam("weight-decay", "AdamW, on matrices", &scheduler::AdamWOptions::weight_decay);
-  add<double>(group, "clip", "X", fmt::format("largest global gradient norm; 0: no clipping ({})", d.clip),
+  add<double>(group, "clip", "X",
+              fmt::format("largest global gradient norm; 0: no clipping ({})", d.clip),
               [](TrainConfig& c, double v) { c.clip = v; });
   add<uint64_t>(group, "seed", "N", fmt::format("seed of everything random ({})", d.seed),
                 [](TrainConfig& c, uint64_t v) { c.seed = v; });
@@ -190,31 +214,38 @@ void TrainOptions::add_output() {
                      [field](TrainConfig& c, const std::string& v) { c.*field = v; });
   };
   integer("eval-every", "steps between evaluations; 0: at the end only", &TrainConfig::eval_every);
-  integer("eval-sequences", "validation sequences per evaluation; 0: none", &TrainConfig::eval_sequences);
+  integer("eval-sequences", "validation sequences per evaluation; 0: none",
+          &TrainConfig::eval_sequences);
   integer("log-every", "steps between lines of metrics.jsonl", &TrainConfig::log_every);
   text("output-dir", "DIR", "metrics.jsonl, summary.json, config.resolved.json (runs/train)",
        &TrainConfig::output_dir);
-  text("checkpoint-dir", "DIR", "checkpoints (OUTPUT-DIR/checkpoints)", &TrainConfig::checkpoint_dir);
+  text("checkpoint-dir", "DIR", "checkpoints (OUTPUT-DIR/checkpoints)",
+       &TrainConfig::checkpoint_dir);
   integer("checkpoint-every", "steps between checkpoints; 0: at the end and on a signal only",
           &TrainConfig::checkpoint_every);
   group.add_options()("no-checkpoint", "write no checkpoint, not even at the end");
-  setters_.emplace_back("no-checkpoint", [](const po::variable_value&, TrainConfig& c) { c.checkpoints = false; });
-  add<std::string>(group, "checkpoint-fail", "WHAT",
-                   "when a checkpoint cannot be written: stop, or continue and try at the next one (stop)",
-                   [](TrainConfig& c, const std::string& v) {
-                     if (v != "stop" && v != "continue") {
-                       fail(ExitCode::usage, "--checkpoint-fail {}: give stop or continue", v);
-                     }
-                     c.checkpoint_failure_stops = v == "stop";
-                   });
+  setters_.emplace_back("no-checkpoint",
+                        [](const po::variable_value&, TrainConfig& c) { c.checkpoints = false; });
+  add<std::string>(
+      group, "checkpoint-fail", "WHAT",
+      "when a checkpoint cannot be written: stop, or continue and try at the next one (stop)",
+      [](TrainConfig& c, const std::string& v) {
+        if (v != "stop" && v != "continue") {
+          fail(ExitCode::usage, "--checkpoint-fail {}: give stop or continue", v);
+        }
+        c.checkpoint_failure_stops = v == "stop";
+      });
   integer("keep", "newest checkpoints to keep", &TrainConfig::keep);
   text("resume", "PATH",
-       "go on from a checkpoint file, from the newest good one of a folder, or auto: from the checkpoint "
+       "go on from a checkpoint file, from the newest good one of a folder, or auto: from the "
+       "checkpoint "
        "folder if it holds one. Options that are not given are the checkpoint's",
        &TrainConfig::resume);
-  text("trace", "FILE", "HDF5 file for what the MoE layers did in --trace-steps", &TrainConfig::trace);
-  add<std::string>(group, "trace-steps", "LIST", "steps to trace, from 1, for example 1,100",
-                   [](TrainConfig& c, const std::string& v) { c.trace_steps = parse_list("trace-steps", v); });
+  text("trace", "FILE", "HDF5 file for what the MoE layers did in --trace-steps",
+       &TrainConfig::trace);
+  add<std::string>(
+      group, "trace-steps", "LIST", "steps to trace, from 1, for example 1,100",
+      [](TrainConfig& c, const std::string& v) { c.trace_steps = parse_list("trace-steps", v); });
   add<double>(group, "deadline", "SECONDS",
               fmt::format("longest wait for other ranks inside one call ({})", d.deadline_seconds),
               [](TrainConfig& c, double v) { c.deadline_seconds = v; });

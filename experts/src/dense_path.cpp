@@ -100,8 +100,8 @@ void scatter_pairs(const Plan& plan, const float* compact, float* tile) {
 
 }  // namespace
 
-void forward_dense(const ExpertTable& table, const DenseBlock& block, float* saved, Matrix y,
-                   DenseWorkspace& workspace) {
+void forward_dense(const ExpertTable& table, const DenseBlock& block, float* saved,
+                   MatrixView<double> y, DenseWorkspace& workspace) {
   const Plan plan = make_plan(table, block, workspace);
   if (plan.pairs == 0) return;
   const PairArrays pairs =
@@ -117,12 +117,11 @@ void forward_dense(const ExpertTable& table, const DenseBlock& block, float* sav
   if (saved != nullptr) save_pre_activations(pairs, plan.index_of(), saved);
   hidden_units(table.activation, pairs);
   multiply_gates(pairs, plan.index_of(), block.selection.gate);
-  scatter_pairs(plan, pairs.unit, tile);
-  panel_combine(plan.panel(table.down), tile, y, workspace.panel);
+  pair_combine(table.down, block.candidates, block.selection, pairs.unit, plan.m, y);
 }
 
 void backward_dense(const ExpertTable& table, const DenseBlock& block, const float* saved,
-                    ConstMatrix d_y, float* d_gate, Matrix d_hidden,
+                    ConstMatrix d_y, float* d_gate, MatrixView<double> d_hidden,
                     const ExpertGradients& gradients, DenseWorkspace& workspace) {
   const Plan plan = make_plan(table, block, workspace);
   if (plan.pairs == 0) return;
@@ -140,11 +139,12 @@ void backward_dense(const ExpertTable& table, const DenseBlock& block, const flo
   panel_accumulate(plan.panel(gradients.down), tile, d_y, workspace.panel);
   scatter_pairs(plan, pairs.slope_linear, tile);
   panel_accumulate(plan.panel(gradients.up), tile, block.hidden, workspace.panel);
-  panel_combine(plan.panel(table.up), tile, d_hidden, workspace.panel);
+  pair_combine(table.up, block.candidates, block.selection, pairs.slope_linear, plan.m, d_hidden);
   if (is_gated(table)) {
     scatter_pairs(plan, pairs.slope_inner, tile);
     panel_accumulate(plan.panel(gradients.gate_proj), tile, block.hidden, workspace.panel);
-    panel_combine(plan.panel(table.gate_proj), tile, d_hidden, workspace.panel);
+    pair_combine(table.gate_proj, block.candidates, block.selection, pairs.slope_inner, plan.m,
+                 d_hidden);
   }
 }
 

@@ -1,6 +1,7 @@
 #include "experts/grouped_path.hpp"
 
 #include <algorithm>
+#include <numeric>
 
 #include "comm/base/error.hpp"
 #include "experts/src/pair_math.hpp"
@@ -39,15 +40,25 @@ void scores(const Segment& s, ConstMatrix matrix, ConstMatrix x, float* out,
   }
 }
 
-/// y(token_i) += sum_j coefficient(i, j) * row j.
-void combine(const Segment& s, ConstMatrix matrix, const float* coefficient, Matrix y,
-             PanelWorkspace& workspace) {
+/// y(token_i) += sum_j coefficient(i, j) * row j: one expert's part in float, experts in double.
+void combine(const Segment& s, ConstMatrix matrix, const float* coefficient, MatrixView<double> y,
+             GroupedWorkspace& workspace) {
   const ConstMatrix rows = matrix.slice_rows(s.first_row, s.m);
   coefficient += s.begin * unit_stride(s.m);
+  workspace.out.ensure(s.count * y.cols);
+  workspace.out.fill(0.0f);
+  const Matrix out(workspace.out.data(), s.count, y.cols);
+  const int32_t* in_order = workspace.in_order(s.count);
   if (use_tiles(s)) {
-    panel_accumulate({y.data, s.token, s.count, y.cols, y.ld}, coefficient, rows, workspace);
+    panel_accumulate({out.data, in_order, s.count, out.cols, out.ld}, coefficient, rows,
+                     workspace.panel);
   } else {
-    row_combine(rows, coefficient, unit_stride(s.m), {y, s.token, s.count});
+    row_combine(rows, coefficient, unit_stride(s.m), {out, in_order, s.count});
+  }
+  for (int64_t i = 0; i < s.count; ++i) {
+    const float* __restrict from = out.row(i);
+    double* __restrict to = y.row(s.token[i]);
+    for (int64_t k = 0; k < y.cols; ++k) to[k] += static_cast<double>(from[k]);
   }
 }
 
@@ -82,14 +93,21 @@ struct Chunk {
   }
 };
 
-/// body(chunk) for consecutive chunks that together hold all pairs.
+/// body(chunk) for consecutive chunks that together hold all pairs. A chunk holds whole experts, or a
+/// part of one that is larger than a chunk, counted from its first pair: how an expert's pairs are
+/// cut does not depend on which other experts are here.
 template <class Body>
 void for_each_chunk(const PairGrouping& grouping, int64_t m, Body body) {
   const int64_t size = std::max<int64_t>(1, kChunkUnits / unit_stride(m));
   int64_t group = 0;
-  for (int64_t begin = 0; begin < grouping.pairs(); begin += size) {
-    while (grouping.end(group) <= begin) ++group;
-    body(Chunk{grouping, m, begin, std::min(begin + size, grouping.pairs()), group});
+  int64_t begin = 0;
+  while (begin < grouping.pairs()) {
+    int64_t last = group;
+    while (last + 1 < grouping.groups() && grouping.end(last + 1) - begin <= size) ++last;
+    const int64_t end = std::min(grouping.end(last), begin + size);
+    body(Chunk{grouping, m, begin, end, group});
+    begin = end;
+    group = end == grouping.end(last) ? last + 1 : last;
   }
 }
 
@@ -113,8 +131,17 @@ void check_shapes(const ExpertTable& table, ConstMatrix hidden, SelectionView se
 
 }  // namespace
 
+const int32_t* GroupedWorkspace::in_order(int64_t n) {
+  if (n > count.size()) {
+    count.ensure(n);
+    std::iota(count.begin(), count.end(), 0);
+  }
+  return count.data();
+}
+
 void forward_grouped(const ExpertTable& table, const PairGrouping& grouping, ConstMatrix hidden,
-                     SelectionView selection, float* saved, Matrix y, GroupedWorkspace& workspace) {
+                     SelectionView selection, float* saved, MatrixView<double> y,
+                     GroupedWorkspace& workspace) {
   check_shapes(table, hidden, selection);
   PanelWorkspace& scratch = workspace.panel;
   for_each_chunk(grouping, table.expert_dim, [&](const Chunk& chunk) {
@@ -127,13 +154,13 @@ void forward_grouped(const ExpertTable& table, const PairGrouping& grouping, Con
     hidden_units(table.activation, pairs);
     multiply_gates(pairs, chunk.index_of(), selection.gate);
     chunk.for_each_segment(
-        [&](const Segment& segment) { combine(segment, table.down, pairs.unit, y, scratch); });
+        [&](const Segment& segment) { combine(segment, table.down, pairs.unit, y, workspace); });
   });
 }
 
 void backward_grouped(const ExpertTable& table, const PairGrouping& grouping, ConstMatrix hidden,
                       SelectionView selection, const float* saved, ConstMatrix d_y, float* d_gate,
-                      Matrix d_hidden, const ExpertGradients& gradients,
+                      MatrixView<double> d_hidden, const ExpertGradients& gradients,
                       GroupedWorkspace& workspace) {
   check_shapes(table, hidden, selection);
   PanelWorkspace& scratch = workspace.panel;
@@ -147,10 +174,10 @@ void backward_grouped(const ExpertTable& table, const PairGrouping& grouping, Co
     chunk.for_each_segment([&](const Segment& segment) {
       accumulate(segment, gradients.down, pairs.unit, d_y, scratch);
       accumulate(segment, gradients.up, pairs.slope_linear, hidden, scratch);
-      combine(segment, table.up, pairs.slope_linear, d_hidden, scratch);
+      combine(segment, table.up, pairs.slope_linear, d_hidden, workspace);
       if (is_gated(table)) {
         accumulate(segment, gradients.gate_proj, pairs.slope_inner, hidden, scratch);
-        combine(segment, table.gate_proj, pairs.slope_inner, d_hidden, scratch);
+        combine(segment, table.gate_proj, pairs.slope_inner, d_hidden, workspace);
       }
     });
   });

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "comm/base/error.hpp"
+#include "comm/base/pair_combine.hpp"
 
 #define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
 #undef HWY_TARGET_INCLUDE
@@ -17,21 +18,16 @@ namespace {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-// dh += s * w and dw += s * h in one sweep.
-void add_pair(float s, const float* HWY_RESTRICT w, const float* HWY_RESTRICT h,
-              float* HWY_RESTRICT dh, float* HWY_RESTRICT dw, int64_t dim) {
+// dw += s * h.
+void add_pair(float s, const float* HWY_RESTRICT h, float* HWY_RESTRICT dw, int64_t dim) {
   const hn::CappedTag<float, kTileLanes> d;
   constexpr int64_t kLanes = hn::MaxLanes(d);
   const auto scale = hn::Set(d, s);
   int64_t k = 0;
   for (; k + kLanes <= dim; k += kLanes) {
-    hn::StoreU(hn::MulAdd(scale, hn::LoadU(d, w + k), hn::LoadU(d, dh + k)), d, dh + k);
     hn::StoreU(hn::MulAdd(scale, hn::LoadU(d, h + k), hn::LoadU(d, dw + k)), d, dw + k);
   }
-  for (; k < dim; ++k) {
-    dh[k] += s * w[k];
-    dw[k] += s * h[k];
-  }
+  for (; k < dim; ++k) dw[k] += s * h[k];
 }
 
 }  // namespace
@@ -47,7 +43,7 @@ HWY_EXPORT(add_pair);
 namespace {
 
 void check_shapes(ConstMatrix unit_centroids, ConstMatrix hidden, const SelectionView& selection,
-                  Matrix d_hidden, Matrix d_unit) {
+                  MatrixView<double> d_hidden, Matrix d_unit) {
   const int64_t dim = unit_centroids.cols;
   AIRMOE_CHECK(hidden.cols == dim && d_hidden.cols == dim && d_unit.cols == dim &&
                    hidden.rows == selection.tokens && d_hidden.rows == selection.tokens &&
@@ -62,7 +58,8 @@ void check_shapes(ConstMatrix unit_centroids, ConstMatrix hidden, const Selectio
 
 void score_backward_dense(ConstMatrix unit_centroids, const int32_t* candidates, int64_t count,
                           ConstMatrix hidden, SelectionView selection, const float* d_score,
-                          Matrix d_hidden, Matrix d_unit, ScoreBackwardWorkspace& workspace) {
+                          MatrixView<double> d_hidden, Matrix d_unit,
+                          ScoreBackwardWorkspace& workspace) {
   check_shapes(unit_centroids, hidden, selection, d_hidden, d_unit);
   const int64_t n = selection.tokens;
   if (n == 0 || selection.offset[n] == selection.offset[0]) return;
@@ -89,22 +86,22 @@ void score_backward_dense(ConstMatrix unit_centroids, const int32_t* candidates,
       workspace.tile[workspace.place[selection.position[p]] * ld + t] = d_score[p];
     }
   }
-  const ConstPanel panel{unit_centroids.data, workspace.rows.data(), used, unit_centroids.cols,
-                         unit_centroids.ld};
-  panel_combine(panel, workspace.tile.data(), d_hidden, workspace.panel);
+  pair_combine(unit_centroids, candidates, selection, d_score + selection.offset[0], 1, d_hidden);
   const Panel d_panel{d_unit.data, workspace.rows.data(), used, d_unit.cols, d_unit.ld};
   panel_accumulate(d_panel, workspace.tile.data(), hidden, workspace.panel);
 }
 
 void score_backward_pairs(ConstMatrix unit_centroids, ConstMatrix hidden, SelectionView selection,
-                          const float* d_score, Matrix d_hidden, Matrix d_unit) {
+                          const float* d_score, MatrixView<double> d_hidden,
+                          Matrix d_unit) {
   check_shapes(unit_centroids, hidden, selection, d_hidden, d_unit);
+  if (selection.tokens == 0) return;
+  pair_combine(unit_centroids, nullptr, selection, d_score + selection.offset[0], 1, d_hidden);
   const auto add = HWY_DYNAMIC_DISPATCH(add_pair);
   for (int64_t t = 0; t < selection.tokens; ++t) {
     for (int64_t p = selection.offset[t]; p < selection.offset[t + 1]; ++p) {
       const int64_t row = selection.position[p];
-      add(d_score[p], unit_centroids.row(row), hidden.row(t), d_hidden.row(t), d_unit.row(row),
-          hidden.cols);
+      add(d_score[p], hidden.row(t), d_unit.row(row), hidden.cols);
     }
   }
 }

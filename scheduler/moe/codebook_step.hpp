@@ -29,10 +29,10 @@ class CodebookStep {
   void initialise(router::Codebook& codebook, ConstMatrix hidden, const TokenRange& range,
                   const RandomStream& stream);
 
-  /// Collective. Assigns the tokens, updates the codebook with the statistics of all ranks and restarts
-  /// dead codewords from tokens of the global batch, no token twice (at most one codeword per
-  /// token; the others wait for the next call). Every rank ends with the same bits, whatever the
-  /// rank count.
+  /// Collective. Assigns the tokens, updates the codebook with the statistics of all ranks and
+  /// restarts dead codewords from tokens of the global batch, no token twice (at most one codeword
+  /// per token; the others wait for the next call). Every rank ends with the same bits, whatever
+  /// the rank count.
   /// @return the restarted codewords, ascending; valid until the next call
   std::span<const int32_t> update(router::Codebook& codebook, ConstMatrix hidden,
                                   const TokenRange& range, const RandomStream& stream,

@@ -2,10 +2,11 @@
 // Who sends which tokens where in one micro-batch. Tokens travel sorted by codeword, so all that a
 // receiver has to be told is one (codeword, count) pair per segment.
 //
-// Words: a *segment* is the tokens of one codeword that one home rank sends to one candidate rank. A
-// *stream* is all segments from one home rank to one candidate rank, by ascending codeword; both
-// sides number its tokens the same way, and every phase moves its data in stream order. On a candidate
-// rank, a *group* is all tokens of one codeword, by home rank and then by index: global token order.
+// Words: a *segment* is the tokens of one codeword that one home rank sends to one candidate rank.
+// A *stream* is all segments from one home rank to one candidate rank, by ascending codeword; both
+// sides number its tokens the same way, and every phase moves its data in stream order. On a
+// candidate rank, a *group* is all tokens of one codeword, by home rank and then by index: global
+// token order.
 
 #include <cstdint>
 #include <vector>
@@ -18,7 +19,7 @@ namespace airmoe::scheduler {
 
 /// One segment as its home rank sees it.
 struct HomeSegment {
-  int32_t present;       ///< index into CodewordOrder::present
+  int32_t present;  ///< index into CodewordOrder::present
   int32_t codeword;
   int64_t order_begin;   ///< first token, place in CodewordOrder::token
   int64_t stream_begin;  ///< first token, over the concatenated streams to all ranks
@@ -44,8 +45,8 @@ class DispatchPlan {
  public:
   explicit DispatchPlan(comm::Communicator& comm, int64_t codewords);
 
-  /// Collective: one sparse exchange of segment lists. A token goes to every rank that holds at least
-  /// one candidate of its codeword.
+  /// Collective: one sparse exchange of segment lists. A token goes to every rank that holds at
+  /// least one candidate of its codeword.
   void build(const router::CodewordOrder& order, const Shortlists& shortlists);
 
   /// Home side. Segments to rank r: [segments_begin(r), segments_begin(r + 1)).
@@ -72,7 +73,7 @@ class DispatchPlan {
   std::vector<int64_t> candidate_begin_, candidate_stream_;
   std::vector<TokenGroup> groups_;
 
-  std::vector<int32_t> outgoing_;       // (codeword, count) pairs to all ranks
+  std::vector<int32_t> outgoing_;  // (codeword, count) pairs to all ranks
   std::vector<comm::Send<int32_t>> sends_;
   comm::Inbox<int32_t> inbox_;
   std::vector<int32_t> arrived_codeword_;  // of candidate_[i]

@@ -1,8 +1,8 @@
 #pragma once
 // One distributed MoE layer: assign, dispatch, score, select, experts, combine, and their backward
-// (design: "One MoE layer"). Exchange strategy `cover` without copies: a token goes once to each rank
-// that holds any candidate of its codeword; the selected experts are the exact global top K of the
-// candidates, wherever these live.
+// (design: "One MoE layer"). Exchange strategy `cover` without copies: a token goes once to each
+// rank that holds any candidate of its codeword; the selected experts are the exact global top K of
+// the candidates, wherever these live.
 
 #include <cstdint>
 #include <span>
@@ -23,6 +23,7 @@
 #include "scheduler/moe/phase_clock.hpp"
 #include "scheduler/moe/shortlists.hpp"
 #include "scheduler/parameter.hpp"
+#include "scheduler/sum_precision.hpp"
 #include "scheduler/trunk/moe_slot.hpp"
 
 namespace airmoe::scheduler {
@@ -58,11 +59,13 @@ struct RoutingRecord {
 
 class MoeLayer : public MoeSlot {
  public:
-  /// Collective. Adds /layers/ii/moe/{centroid, up, down[, gate_proj]} to `parameters` and initialises them from
-  /// `seed`. Memory per rank for E/R = n experts: n * (2 m + 1) * d parameters, as many gradients, twice
-  /// that for moments, n * d unit centroids, G * min(M, n) candidate rows.
+  /// Collective. Adds /layers/ii/moe/{centroid, up, down[, gate_proj]} to `parameters` and
+  /// initialises them from `seed`. Memory per rank for E/R = n experts: n * (2 m + 1) * d
+  /// parameters, as many gradients, twice that for moments, n * d unit centroids, G * min(M, n)
+  /// candidate rows.
   MoeLayer(comm::Communicator& comm, const ModelConfig& config, int64_t layer, uint64_t seed,
-           ParameterSet& parameters, experts::Path path = experts::Path::automatic);
+           ParameterSet& parameters, experts::Path path = experts::Path::automatic,
+           SumPrecision sums = SumPrecision::f64);
 
   /// Local.
   void begin_micro_batch(const MicroBatch& batch) { batch_ = batch; }
@@ -77,7 +80,8 @@ class MoeLayer : public MoeSlot {
 
   /// Collective, after forward(): who was selected for each home token.
   void capture(RoutingRecord& record);
-  /// Collective. Lists of the present codebook and centroids without jitter; a no-op if they are current.
+  /// Collective. Lists of the present codebook and centroids without jitter; a no-op if they are
+  /// current.
   void rebuild_evaluation_lists();
 
   int64_t layer() const { return layer_; }
@@ -123,6 +127,7 @@ class MoeLayer : public MoeSlot {
     return batch_.training ? training : evaluation;
   }
   float balance_slope() const;
+  int64_t return_width() const;
   experts::PathShape path_shape() const;
   int64_t kept(int64_t candidates) const { return std::min(config_.active, candidates); }
   experts::ExpertTable table() const;
@@ -130,10 +135,15 @@ class MoeLayer : public MoeSlot {
   SelectionView selection(int64_t token_begin, int64_t tokens) const {
     return {tokens, pair_offset_.data() + token_begin, position_.data(), gate_.data()};
   }
-  // Rows of `width` floats from each peer's stream to its counterpart, peers ascending on both sides.
+  // Rows of `width` floats from each peer's stream to its counterpart, peers ascending on both
+  // sides.
   void exchange_rows(const float* out, const std::vector<int64_t>& out_rows, float* in,
                      const std::vector<int64_t>& in_rows, int64_t width, int tag);
-  // Calls visit(count) for blocks of at most kBlockTokens tokens that have pairs (active_blocks.hpp).
+  // Sums of rows over the candidate ranks of each home token; see moe_return.cpp.
+  void return_rows(const Buffer<double>& partial, int64_t width, int tag);
+  int64_t row_bytes(int64_t taken, int64_t width) const;
+  // Calls visit(count) for blocks of at most kBlockTokens tokens that have pairs
+  // (active_blocks.hpp).
   template <class Visit>
   void for_each_active_block(const TokenGroup& group, Visit&& visit);
 
@@ -145,6 +155,7 @@ class MoeLayer : public MoeSlot {
   uint64_t seed_;
   experts::Path path_;
   experts::Path path_taken_ = experts::Path::dense;
+  SumPrecision sums_;
   int rank_, ranks_;
   int64_t dim_, local_experts_;
   int32_t first_expert_;
@@ -171,11 +182,13 @@ class MoeLayer : public MoeSlot {
   DispatchPlan plan_;
   int64_t home_tokens_ = 0;
   Buffer<float> sorted_, packed_, output_, balance_dot_, row_out_, row_in_;
+  Buffer<uint8_t> return_out_, return_in_;
+  Buffer<double> total_;  // [home tokens, width]: what return_rows() brought back
   Buffer<float> score_in_, token_scores_;
   Buffer<router::Cut> cut_out_, cut_in_, cuts_, token_cuts_;
-  Buffer<int32_t> taken_, token_taken_;            // [home stream]: selected per (token, rank)
+  Buffer<int32_t> taken_, token_taken_;               // [home stream]: selected per (token, rank)
   std::vector<int64_t> segment_score_, segment_cut_;  // first element of a home segment
-  std::vector<int64_t> segment_of_;                // [rank * present + i], -1: none
+  std::vector<int64_t> segment_of_;                   // [rank * present + i], -1: none
   std::vector<int64_t> token_sizes_;
   std::vector<int> token_ranks_;
   std::vector<int64_t> home_rows_, candidate_rows_;
@@ -185,12 +198,14 @@ class MoeLayer : public MoeSlot {
   std::vector<comm::Recv<uint8_t>> byte_recvs_;
 
   // Candidate side, one micro-batch; tokens in group order.
-  Buffer<float> hidden_, partial_, tile_, score_out_, d_y_, d_hidden_, dot_;
+  Buffer<float> hidden_, tile_, score_out_, d_y_, dot_;
+  Buffer<double> partial_;  // [tokens, width]: y, then d_hidden
   Buffer<int32_t> position_, pair_expert_, noise_index_;
   Buffer<float> gate_, saved_, d_gate_, d_score_;
-  Buffer<int64_t> pair_offset_;   // [tokens + 1]
-  Buffer<int64_t> group_pairs_;   // [groups + 1]: before the cut
-  Buffer<float> block_hidden_, block_y_, block_d_hidden_, block_dot_;
+  Buffer<int64_t> pair_offset_;  // [tokens + 1]
+  Buffer<int64_t> group_pairs_;  // [groups + 1]: before the cut
+  Buffer<float> block_hidden_, block_d_y_, block_dot_;
+  Buffer<double> block_sum_;
   Buffer<int64_t> block_token_, block_offset_;
   PanelWorkspace panel_;
   router::AssignWorkspace assign_;

@@ -8,13 +8,24 @@
 namespace airmoe::scheduler {
 
 enum class Phase : uint8_t {
-  codebook, lists, assign, dispatch, score, select, experts, combine, backward_dispatch,
-  backward_compute, backward_combine, count
+  codebook,
+  lists,
+  assign,
+  dispatch,
+  score,
+  select,
+  experts,
+  combine,
+  backward_dispatch,
+  backward_compute,
+  backward_combine,
+  count
 };
 
 inline constexpr std::array<const char*, static_cast<std::size_t>(Phase::count)> kPhaseNames = {
-    "codebook", "lists", "assign", "dispatch", "score", "select", "experts", "combine",
-    "backward_dispatch", "backward_compute", "backward_combine"};
+    "codebook",        "lists",   "assign",  "dispatch",          "score",
+    "select",          "experts", "combine", "backward_dispatch", "backward_compute",
+    "backward_combine"};
 
 /// Seconds per phase since reset(). Local.
 class PhaseClock {

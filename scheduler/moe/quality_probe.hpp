@@ -18,9 +18,9 @@ struct RoutingQuality {
   double mass_recall_bound = 0;  ///< its lower bound, exact-numerator form
 };
 
-/// Collective, after forward() without jitter and capture(). Probes at most `max_tokens` tokens, evenly spread
-/// over the global batch, so the result does not depend on the rank count. This is the exact oracle: work
-/// max_tokens x E x d spread over the ranks. Same result on all ranks.
+/// Collective, after forward() without jitter and capture(). Probes at most `max_tokens` tokens,
+/// evenly spread over the global batch, so the result does not depend on the rank count. This is
+/// the exact oracle: work max_tokens x E x d spread over the ranks. Same result on all ranks.
 RoutingQuality probe_routing(comm::Communicator& comm, const MoeLayer& layer,
                              const RoutingRecord& record, int64_t max_tokens);
 

@@ -1,6 +1,6 @@
 #pragma once
-// The shortlists of one MoE layer, distributed: each rank knows which of its own experts are in each
-// list and how many each other rank has there (the cover); nobody holds all lists.
+// The shortlists of one MoE layer, distributed: each rank knows which of its own experts are in
+// each list and how many each other rank has there (the cover); nobody holds all lists.
 
 #include <cstdint>
 #include <optional>

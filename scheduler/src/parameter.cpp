@@ -42,6 +42,7 @@ Parameter& ParameterSet::add_replicated(std::string name, std::vector<int64_t> s
   p.sharding = Sharding::replicated;
   p.row_count = p.shape[0];
   allocate(p);
+  p.gradient_sum = Buffer<double>(p.local_size(), 0.0);
   return p;
 }
 
@@ -57,8 +58,29 @@ Parameter& ParameterSet::add_by_expert(std::string name, std::vector<int64_t> sh
   return p;
 }
 
+void Parameter::fold_gradient() {
+  float* __restrict from = gradient.data();
+  double* __restrict to = gradient_sum.data();
+  for (int64_t i = 0; i < gradient_sum.size(); ++i) {
+    to[i] += static_cast<double>(from[i]);
+    from[i] = 0.0f;
+  }
+}
+
 void ParameterSet::zero_gradients() {
-  for (auto& p : parameters_) p->gradient.fill(0.0f);
+  for (auto& p : parameters_) {
+    p->gradient.fill(0.0f);
+    p->gradient_sum.fill(0.0);
+  }
+}
+
+void ParameterSet::unfold_gradients() {
+  for (auto& p : parameters_) {
+    for (int64_t i = 0; i < p->gradient_sum.size(); ++i) {
+      p->gradient[i] = static_cast<float>(p->gradient_sum[i]);
+    }
+    p->gradient_sum.fill(0.0);
+  }
 }
 
 void initialise_normal(Parameter& parameter, uint64_t seed, float stddev) {

@@ -23,8 +23,9 @@ class Evaluation {
   Evaluation(comm::Communicator& comm, const Sampler& sampler, int64_t context, int64_t sequences,
              int64_t per_pass);
 
-  /// Collective; the same result on all ranks, whatever their number up to rounding. The routing probe uses
-  /// tokens of the first pass; without validation data it runs on the first training windows.
+  /// Collective; the same result on all ranks, whatever their number up to rounding. The routing
+  /// probe uses tokens of the first pass; without validation data it runs on the first training
+  /// windows.
   EvaluationResult run(Model& model);
 
  private:

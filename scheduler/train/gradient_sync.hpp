@@ -4,27 +4,35 @@
 #include "comm/base/buffer.hpp"
 #include "comm/communicator.hpp"
 #include "scheduler/parameter.hpp"
+#include "scheduler/sum_precision.hpp"
 
 namespace airmoe::scheduler {
 
 /// Packs gradients into buckets, so that small parameters share messages.
 class GradientSync {
  public:
-  explicit GradientSync(comm::Communicator& comm) : comm_(comm) {}
+  GradientSync(comm::Communicator& comm, SumPrecision precision)
+      : comm_(comm), precision_(precision) {}
 
-  /// Collective. Sums in rank order (see Communicator::all_reduce): the same bits on every rank.
-  /// Parameters with Sharding::by_expert are left alone. Memory: one bucket of 16 MiB.
+  /// Collective. gradient = sum over ranks of gradient_sum, in rank order (see
+  /// Communicator::all_reduce): the same bits on every rank; the sums are zero again. Parameters
+  /// with Sharding::by_expert are left alone. Memory: one bucket of 4 M elements.
   void all_reduce(ParameterSet& parameters);
 
  private:
   static constexpr int64_t kBucket = int64_t{4} << 20;  // elements
   struct Piece {
-    float* data;
+    double* sum;
+    float* gradient;
     int64_t count;
   };
+  template <class T>
+  void reduce_pieces(Buffer<T>& bucket, int64_t used);
 
   comm::Communicator& comm_;
-  Buffer<float> bucket_;
+  SumPrecision precision_;
+  Buffer<double> bucket_f64_;
+  Buffer<float> bucket_f32_;
   std::vector<Piece> pieces_;  // of gradients, in parameter order, at most kBucket elements
 };
 

@@ -16,7 +16,8 @@ namespace airmoe::scheduler {
 class Model {
  public:
   /// Collective. Parameters are initialised from `seed`, the same whatever the rank count.
-  Model(comm::Communicator& comm, const ModelConfig& config, uint64_t seed, experts::Path path);
+  Model(comm::Communicator& comm, const ModelConfig& config, uint64_t seed, experts::Path path,
+        SumPrecision sums);
 
   const ModelConfig& config() const { return config_; }
   ParameterSet& parameters() { return parameters_; }
@@ -28,11 +29,12 @@ class Model {
   /// Local: after parameter values changed (optimizer step, restore).
   void parameters_changed();
 
-  /// Collective. Brings the stored shortlists up to date (no jitter) and lists every array of a checkpoint:
-  /// values and both moments of each parameter, codebook, counts, sums and shortlist of each MoE layer. The
-  /// pointers stay valid until the next training step.
+  /// Collective. Brings the stored shortlists up to date (no jitter) and lists every array of a
+  /// checkpoint: values and both moments of each parameter, codebook, counts, sums and shortlist of
+  /// each MoE layer. The pointers stay valid until the next training step.
   std::vector<StateArray> state_for_saving();
-  /// Local. The same arrays as destinations; shortlists go to scratch, since lists are rebuilt before use.
+  /// Local. The same arrays as destinations; shortlists go to scratch, since lists are rebuilt
+  /// before use.
   std::vector<StateArray> state_for_restoring();
   /// Local, after a restore.
   void restored();

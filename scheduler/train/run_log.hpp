@@ -24,15 +24,15 @@ struct StepReport {
   double lambda_selected = 0;
   double bytes_dispatch = 0, bytes_select = 0, bytes_combine = 0;  ///< per token, forward
   double bytes_backward = 0;                                       ///< per token
-  int64_t codewords_revived = 0;             ///< since the run began
+  int64_t codewords_revived = 0;                                   ///< since the run began
   std::map<std::string, double> evaluation;  ///< val_loss and so on, when the step was evaluated
 };
 
 /// Writes metrics.jsonl line by line, flushed, so that a killed run leaves whole lines.
 class RunLog {
  public:
-  /// An older metrics.jsonl is continued when `resumed_at` > 0 (lines of later steps are dropped) and set aside
-  /// as metrics.N.jsonl otherwise. Throws Error(ExitCode::io) naming the path.
+  /// An older metrics.jsonl is continued when `resumed_at` > 0 (lines of later steps are dropped)
+  /// and set aside as metrics.N.jsonl otherwise. Throws Error(ExitCode::io) naming the path.
   RunLog(const std::string& output_dir, int64_t resumed_at, bool show_progress);
   ~RunLog();
   RunLog(const RunLog&) = delete;

@@ -6,10 +6,11 @@
 
 namespace airmoe::scheduler {
 
-/// Collective, after the forward (and backward) of a training micro-batch and before any parameter or codebook changes.
+/// Collective, after the forward (and backward) of a training micro-batch and before any parameter
+/// or codebook changes.
 /// @param first_token  global index of this rank's first token in the micro-batch
 /// @param tokens       T, over all ranks
-WriteResult add_trace_step(comm::Communicator& comm, Model& model, TraceWriter& writer, int64_t step,
-                           int64_t first_token, int64_t tokens);
+WriteResult add_trace_step(comm::Communicator& comm, Model& model, TraceWriter& writer,
+                           int64_t step, int64_t first_token, int64_t tokens);
 
 }  // namespace airmoe::scheduler

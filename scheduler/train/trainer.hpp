@@ -27,9 +27,9 @@ struct RunOptions {
   std::string writer;          ///< program and version, kept in files
 };
 
-/// Finds the checkpoint that --resume asks for: a file, a directory, or "auto" (the checkpoint directory if
-/// it holds one, else none). Collective. Throws as open_checkpoint; "auto" with only bad checkpoints
-/// is an error too.
+/// Finds the checkpoint that --resume asks for: a file, a directory, or "auto" (the checkpoint
+/// directory if it holds one, else none). Collective. Throws as open_checkpoint; "auto" with only
+/// bad checkpoints is an error too.
 std::optional<OpenedCheckpoint> find_resume(comm::Communicator& comm, const TrainConfig& config);
 
 class Trainer {
@@ -40,7 +40,8 @@ class Trainer {
           const std::optional<OpenedCheckpoint>& resume);
   ~Trainer();
 
-  /// Collective. Trains to the last step, writes metrics.jsonl, checkpoints, traces and summary.json.
+  /// Collective. Trains to the last step, writes metrics.jsonl, checkpoints, traces and
+  /// summary.json.
   /// @return ok, or saved_on_signal after SIGTERM or SIGUSR1
   ExitCode run();
 
@@ -84,7 +85,7 @@ class Trainer {
 
   Buffer<int32_t> tokens_, targets_;
   comm::StatsCommunicator::Stats bytes_before_;
-  StepSums totals_;         // since the run began
+  StepSums totals_;  // since the run began
   double train_seconds_ = 0;
   double loss_first_ = 0, loss_last_ = 0;
   bool has_loss_ = false;

@@ -35,6 +35,11 @@ class Attention {
                 AttentionScratch& scratch);
   int64_t activation_bytes() const;
 
+  /// Ends one sequence for its parameters; see Parameter::fold_gradient.
+  void fold_gradients() {
+    for (Parameter* p : {&wq_, &wk_, &wv_, &wo_}) p->fold_gradient();
+  }
+
  private:
   CausalAttentionShape shape_;
   Parameter &wq_, &wk_, &wv_, &wo_;

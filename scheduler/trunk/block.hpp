@@ -45,7 +45,7 @@ class Block {
   void forward_dense(int64_t sequences, Matrix x, BlockScratch& scratch);
   void backward_dense(int64_t sequences, Matrix d_x, BlockScratch& scratch);
   void forward_moe(Matrix x, BlockScratch& scratch);
-  void backward_moe(Matrix d_x, BlockScratch& scratch);
+  void backward_moe(int64_t sequences, Matrix d_x, BlockScratch& scratch);
 
   int64_t context_, dim_;
   float epsilon_;

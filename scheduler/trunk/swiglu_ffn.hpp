@@ -28,6 +28,11 @@ class SwigluFfn {
   void backward(int64_t s, ConstMatrix x, ConstMatrix d_out, Matrix d_x, SwigluScratch& scratch);
   int64_t activation_bytes() const;
 
+  /// Ends one sequence for its parameters; see Parameter::fold_gradient.
+  void fold_gradients() {
+    for (Parameter* p : {&gate_, &up_, &down_}) p->fold_gradient();
+  }
+
  private:
   int64_t context_, ffn_dim_;
   Parameter &gate_, &up_, &down_;

@@ -101,7 +101,8 @@ enum class Way { dense, grouped };
 /// kStart, so that overwriting instead of adding shows.
 struct Outcome {
   static constexpr float kStart = 0.75f;
-  std::vector<float> y, d_hidden, d_up, d_down, d_gate_proj, d_gate, saved;
+  std::vector<double> y, d_hidden;
+  std::vector<float> d_up, d_down, d_gate_proj, d_gate, saved;
 };
 
 /// Forward and backward in blocks of at most `block` tokens (dense) or at once (grouped).
@@ -111,14 +112,15 @@ inline Outcome run(const Case& c, Way way, int64_t block = 64) {
   };
   const int64_t n = c.shape.tokens, d = c.shape.dim;
   const ExpertTable table = c.table();
-  Outcome out{.y = zeros(n * d, Outcome::kStart),
-              .d_hidden = zeros(n * d, Outcome::kStart),
+  const auto elements = static_cast<std::size_t>(n * d);
+  Outcome out{.y = std::vector<double>(elements, Outcome::kStart),
+              .d_hidden = std::vector<double>(elements, Outcome::kStart),
               .d_up = zeros(c.rows() * d, Outcome::kStart),
               .d_down = zeros(c.rows() * d, Outcome::kStart),
               .d_gate_proj = zeros(c.gated() ? c.rows() * d : 0, Outcome::kStart),
               .d_gate = zeros(c.pairs(), -7.0f),
               .saved = zeros(c.pairs() * table.saved_per_pair(), -7.0f)};
-  const Matrix y(out.y.data(), n, d), d_hidden(out.d_hidden.data(), n, d);
+  const MatrixView<double> y(out.y.data(), n, d), d_hidden(out.d_hidden.data(), n, d);
   const ConstMatrix hidden = c.matrix(c.hidden), d_y = c.matrix(c.d_y);
   const ExpertGradients gradients{.up = {out.d_up.data(), c.rows(), d},
                                   .down = {out.d_down.data(), c.rows(), d},

@@ -122,7 +122,7 @@ TEST(Paths, MatchFiniteDifferences) {
               .local_experts = 5});
       const Outcome out = run(c, way);
       const auto loss = [&] {
-        const std::vector<float> y = run(c, way).y;
+        const std::vector<double> y = run(c, way).y;
         double sum = 0;
         for (int64_t t = 0; t < c.shape.tokens; ++t) {
           for (int64_t k = 0; k < c.shape.dim; ++k) {
@@ -140,7 +140,7 @@ TEST(Paths, MatchFiniteDifferences) {
         x = original;
         return (above - below) / (2 * kStep);
       };
-      const auto compare = [&](std::vector<float>& x, const std::vector<float>& gradient) {
+      const auto compare = [&](std::vector<float>& x, const auto& gradient) {
         for (std::size_t i = 0; i < gradient.size(); ++i) {
           const std::size_t row = i / c.shape.dim, column = i % c.shape.dim;
           const double expected = slope(x[row * c.ld() + column]);
@@ -180,7 +180,7 @@ TEST(DensePath, BitsDoNotDependOnHowTokensAreSplit) {
 TEST(Paths, NothingSavedWhenNotAskedFor) {
   const Case c({.tokens = 5, .activation = ExpertActivation::swiglu});
   const Outcome expected = run(c, Way::dense);
-  std::vector<float> dense(expected.y.size(), Outcome::kStart), grouped = dense;
+  std::vector<double> dense(expected.y.size(), Outcome::kStart), grouped = dense;
   DenseWorkspace dense_workspace;
   forward_dense(c.table(),
                 {c.matrix(c.hidden), c.candidates.data(), c.shape.candidates, c.dense_selection()},
@@ -196,7 +196,7 @@ TEST(Paths, NothingSavedWhenNotAskedFor) {
 
 TEST(Paths, RefuseShapesThatDisagree) {
   const Case c({.tokens = 5}), narrow({.tokens = 5, .dim = 6});
-  std::vector<float> y(5 * 7);
+  std::vector<double> y(5 * 7);
   DenseWorkspace workspace;
   const DenseBlock block{narrow.matrix(narrow.hidden), c.candidates.data(), c.shape.candidates,
                          c.dense_selection()};

@@ -48,29 +48,31 @@ TEST(ScoreBackward, BothPathsEqualTheDefinition) {
         SCOPED_TRACE(::testing::Message() << tokens << " " << count << " " << d);
         const Block block(random, tokens, 60, count, d);
         // The gradient arrays are added to.
-        std::vector<float> expected_hidden(tokens * d, 1.0f), expected_unit(60 * d, 2.0f);
+        std::vector<double> expected_hidden(tokens * d, 1.0);
+        std::vector<float> expected_unit(60 * d, 2.0f);
         for (int64_t t = 0; t < tokens; ++t) {
           for (int64_t p = block.offset[t]; p < block.offset[t + 1]; ++p) {
             for (int64_t k = 0; k < d; ++k) {
-              expected_hidden[t * d + k] += block.d_score[p] * block.unit[block.row[p] * d + k];
+              expected_hidden[t * d + k] +=
+                  static_cast<double>(block.d_score[p]) * block.unit[block.row[p] * d + k];
               expected_unit[block.row[p] * d + k] += block.d_score[p] * block.hidden[t * d + k];
             }
           }
         }
         const ConstMatrix unit = test::matrix(block.unit, 60, d);
         const ConstMatrix hidden = test::matrix(block.hidden, tokens, d);
-        std::vector<float> d_hidden(tokens * d, 1.0f), d_unit(60 * d, 2.0f);
+        std::vector<double> d_hidden(tokens * d, 1.0);
+        std::vector<float> d_unit(60 * d, 2.0f);
         ScoreBackwardWorkspace workspace;
         score_backward_dense(unit, block.candidates.data(), count, hidden,
                              block.selection(block.position), block.d_score.data(),
-                             test::matrix(d_hidden, tokens, d), test::matrix(d_unit, 60, d),
-                             workspace);
+                             {d_hidden.data(), tokens, d}, test::matrix(d_unit, 60, d), workspace);
         EXPECT_EQ(d_hidden, expected_hidden);
         EXPECT_EQ(d_unit, expected_unit);
-        d_hidden.assign(tokens * d, 1.0f);
+        d_hidden.assign(tokens * d, 1.0);
         d_unit.assign(60 * d, 2.0f);
         score_backward_pairs(unit, hidden, block.selection(block.row), block.d_score.data(),
-                             test::matrix(d_hidden, tokens, d), test::matrix(d_unit, 60, d));
+                             {d_hidden.data(), tokens, d}, test::matrix(d_unit, 60, d));
         EXPECT_EQ(d_hidden, expected_hidden);
         EXPECT_EQ(d_unit, expected_unit);
       }
@@ -109,9 +111,10 @@ TEST(ScoreBackward, SoftmaxAndScoresEqualFiniteDifferences) {
   const SelectionView selection{1, offset.data(), position.data(), gate.data()};
   const float dot_f = static_cast<float>(dot);
   softmax_backward(selection, a.data(), &dot_f, d_score.data());
-  std::vector<float> d_hidden(d), d_unit(experts * d);
+  std::vector<double> d_hidden(d);
+  std::vector<float> d_unit(experts * d);
   score_backward_pairs(test::matrix(w, experts, d), test::matrix(h, 1, d), selection,
-                       d_score.data(), test::matrix(d_hidden, 1, d),
+                       d_score.data(), {d_hidden.data(), 1, d},
                        test::matrix(d_unit, experts, d));
   const std::vector<double> h0(h.begin(), h.end()), w0(w.begin(), w.end());
   const double step = 1e-5;

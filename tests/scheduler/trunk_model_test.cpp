@@ -66,7 +66,8 @@ struct Model {
     }
     return sum;
   }
-  std::vector<std::vector<float>> gradients() const {
+  std::vector<std::vector<float>> gradients() {
+    parameters.unfold_gradients();
     std::vector<std::vector<float>> all;
     for (const auto& p : parameters.all()) all.emplace_back(p->gradient.begin(), p->gradient.end());
     return all;
@@ -93,6 +94,7 @@ TEST(TrunkModel, GradientsEqualFiniteDifferencesOfTheReference) {
   const int64_t sequences = 2;
   const float loss_scale = 0.25f;
   model.train(0, sequences, loss_scale);
+  model.parameters.unfold_gradients();
   auto weights = reference::copy_weights(model.parameters);
   uint32_t checked = 0;
   for (const auto& p : model.parameters.all()) {

@@ -26,8 +26,7 @@ ConstMatrix CodebookStep::fetch_tokens(ConstMatrix hidden, const TokenRange& ran
 void CodebookStep::initialise(router::Codebook& codebook, ConstMatrix hidden,
                               const TokenRange& range, const RandomStream& stream) {
   const int64_t codewords = codebook.config().codewords;
-  const float share =
-      static_cast<float>(range.global_tokens) / static_cast<float>(codewords);
+  const float share = static_cast<float>(range.global_tokens) / static_cast<float>(codewords);
   codebook.initialise(fetch_tokens(hidden, range, stream, codewords), std::max(1.0f, share));
 }
 

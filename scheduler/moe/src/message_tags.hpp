@@ -1,5 +1,6 @@
 #pragma once
-// Tags of the MoE layer's messages; one per phase, so that a mix-up is an error and not a wrong number.
+// Tags of the MoE layer's messages; one per phase, so that a mix-up is an error and not a wrong
+// number.
 
 namespace airmoe::scheduler {
 

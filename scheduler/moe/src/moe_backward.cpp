@@ -1,5 +1,5 @@
-// Backward of the MoE layer. The home rank sends dY and the scalar sum of gate * d_gate, which equals
-// <dY, Y> plus the balance loss's share; so the softmax needs no further exchange (design).
+// Backward of the MoE layer. The home rank sends dY and the scalar sum of gate * d_gate, which
+// equals <dY, Y> plus the balance loss's share; so the softmax needs no further exchange (design).
 
 #include <algorithm>
 #include <cstring>
@@ -29,11 +29,26 @@ void MoeLayer::dispatch_gradients(ConstMatrix d_out) {
     for (int64_t k = 0; k < dim_; ++k) dot += static_cast<double>(d_out(t, k)) * y[k];
     balance_dot_[t] += static_cast<float>(dot);
   }
-  // Only ranks that computed something for the token hear of it again: the rows of combine, reversed.
+  // Only ranks that computed something for the token hear of it again: the rows of combine,
+  // reversed.
   int64_t rows = 0;
-  for (int r = 0; r < ranks_; ++r) rows += home_rows_[r];
-  row_in_.ensure(rows * width);
-  float* out = row_in_.data();
+  home_rows_.assign(ranks_, 0);
+  candidate_rows_.assign(ranks_, 0);
+  for (int r = 0; r < ranks_; ++r) {
+    for (int64_t i = plan_.home_stream_begin(r); i < plan_.home_stream_begin(r + 1); ++i) {
+      home_rows_[r] += taken_[i] > 0;
+    }
+    rows += home_rows_[r];
+    for (int64_t s = plan_.candidate_segments_begin(r); s < plan_.candidate_segments_begin(r + 1);
+         ++s) {
+      const CandidateSegment& segment = plan_.candidate_segments()[s];
+      for (int64_t t = segment.token_begin; t < segment.token_begin + segment.count; ++t) {
+        candidate_rows_[r] += pair_offset_[t + 1] > pair_offset_[t];
+      }
+    }
+  }
+  row_out_.ensure(rows * width);
+  float* out = row_out_.data();
   for (const HomeSegment& segment : plan_.home_segments()) {
     for (int64_t j = 0; j < segment.count; ++j) {
       if (taken_[segment.stream_begin + j] == 0) continue;
@@ -45,13 +60,13 @@ void MoeLayer::dispatch_gradients(ConstMatrix d_out) {
   }
   rows = 0;
   for (int r = 0; r < ranks_; ++r) rows += candidate_rows_[r];
-  row_out_.ensure(rows * width);
-  exchange_rows(row_in_.data(), home_rows_, row_out_.data(), candidate_rows_, width,
+  row_in_.ensure(rows * width);
+  exchange_rows(row_out_.data(), home_rows_, row_in_.data(), candidate_rows_, width,
                 kTagBackwardDispatch);
 
   d_y_.ensure(plan_.tokens() * dim_);
   dot_.ensure(plan_.tokens());
-  const float* in = row_out_.data();
+  const float* in = row_in_.data();
   for (const CandidateSegment& segment : plan_.candidate_segments()) {
     for (int64_t t = segment.token_begin; t < segment.token_begin + segment.count; ++t) {
       if (pair_offset_[t] == pair_offset_[t + 1]) {
@@ -76,8 +91,8 @@ void MoeLayer::differentiate() {
   const float slope = balance_slope();
   d_gate_.ensure(pairs);
   d_score_.ensure(pairs);
-  d_hidden_.ensure(tokens * dim_);
-  d_hidden_.fill(0.0f);
+  partial_.ensure(tokens * dim_);
+  partial_.fill(0.0);
   const auto add_balance = [&](int64_t begin, int64_t end) {
     if (slope == 0.0f) return;
     for (int64_t p = begin; p < end; ++p) {
@@ -87,7 +102,7 @@ void MoeLayer::differentiate() {
 
   if (path_taken_ == experts::Path::grouped) {
     const ConstMatrix hidden(hidden_.data(), tokens, dim_);
-    const Matrix d_hidden(d_hidden_.data(), tokens, dim_);
+    const MatrixView<double> d_hidden(partial_.data(), tokens, dim_);
     const SelectionView by_expert{tokens, pair_offset_.data(), pair_expert_.data(), gate_.data()};
     experts::backward_grouped(experts_here, grouping_, hidden, by_expert, saved_.data(),
                               {d_y_.data(), tokens, dim_}, d_gate_.data(), d_hidden,
@@ -99,8 +114,8 @@ void MoeLayer::differentiate() {
     return;
   }
   block_hidden_.ensure(kBlockTokens * dim_);
-  block_y_.ensure(kBlockTokens * dim_);
-  block_d_hidden_.ensure(kBlockTokens * dim_);
+  block_d_y_.ensure(kBlockTokens * dim_);
+  block_sum_.ensure(kBlockTokens * dim_);
   block_dot_.ensure(kBlockTokens);
   for (const TokenGroup& group : plan_.groups()) {
     const std::span<const int32_t> rows = shortlists_.resident(group.codeword);
@@ -108,13 +123,13 @@ void MoeLayer::differentiate() {
       for (int64_t t = 0; t < count; ++t) {
         const int64_t token = block_token_[t];
         std::copy_n(hidden_.data() + token * dim_, dim_, block_hidden_.data() + t * dim_);
-        std::copy_n(d_y_.data() + token * dim_, dim_, block_y_.data() + t * dim_);
+        std::copy_n(d_y_.data() + token * dim_, dim_, block_d_y_.data() + t * dim_);
         block_dot_[t] = dot_[token];
       }
       const ConstMatrix hidden(block_hidden_.data(), count, dim_);
-      const ConstMatrix d_y(block_y_.data(), count, dim_);
-      const Matrix d_hidden(block_d_hidden_.data(), count, dim_);
-      std::fill_n(block_d_hidden_.data(), count * dim_, 0.0f);
+      const ConstMatrix d_y(block_d_y_.data(), count, dim_);
+      const MatrixView<double> d_hidden(block_sum_.data(), count, dim_);
+      std::fill_n(block_sum_.data(), count * dim_, 0.0);
       const SelectionView pairs_here{count, block_offset_.data(), position_.data(), gate_.data()};
       const experts::DenseBlock block{hidden, rows.data(), std::ssize(rows), pairs_here};
       experts::backward_dense(experts_here, block, saved_.data(), d_y, d_gate_.data(), d_hidden,
@@ -124,7 +139,7 @@ void MoeLayer::differentiate() {
       router::score_backward_dense(unit_centroids(), rows.data(), std::ssize(rows), hidden,
                                    pairs_here, d_score_.data(), d_hidden, d_unit, score_backward_);
       for (int64_t t = 0; t < count; ++t) {
-        std::copy_n(d_hidden.row(t), dim_, d_hidden_.data() + block_token_[t] * dim_);
+        std::copy_n(d_hidden.row(t), dim_, partial_.data() + block_token_[t] * dim_);
       }
     });
   }
@@ -133,25 +148,10 @@ void MoeLayer::differentiate() {
 void MoeLayer::return_gradients(Matrix d_hidden) {
   const PhaseClock::Scope time(clock_, Phase::backward_combine);
   const comm::ScopedPhase phase(comm_, "backward_combine");
-  float* out = row_out_.data();
-  for (const CandidateSegment& segment : plan_.candidate_segments()) {
-    for (int64_t t = segment.token_begin; t < segment.token_begin + segment.count; ++t) {
-      if (pair_offset_[t] == pair_offset_[t + 1]) continue;
-      std::copy_n(d_hidden_.data() + t * dim_, dim_, out);
-      out += dim_;
-    }
-  }
-  exchange_rows(row_out_.data(), candidate_rows_, row_in_.data(), home_rows_, dim_,
-                kTagBackwardCombine);
-  for (int64_t t = 0; t < d_hidden.rows; ++t) std::fill_n(d_hidden.row(t), dim_, 0.0f);
-  const float* in = row_in_.data();
-  for (const HomeSegment& segment : plan_.home_segments()) {
-    for (int64_t j = 0; j < segment.count; ++j) {
-      if (taken_[segment.stream_begin + j] == 0) continue;
-      float* row = d_hidden.row(order_.token[segment.order_begin + j]);
-      for (int64_t k = 0; k < dim_; ++k) row[k] += in[k];
-      in += dim_;
-    }
+  return_rows(partial_, dim_, kTagBackwardCombine);
+  for (int64_t t = 0; t < d_hidden.rows; ++t) {
+    const double* total = total_.data() + t * dim_;
+    for (int64_t k = 0; k < dim_; ++k) d_hidden(t, k) = static_cast<float>(total[k]);
   }
 }
 

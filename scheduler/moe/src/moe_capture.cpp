@@ -12,7 +12,8 @@ namespace airmoe::scheduler {
 void MoeLayer::capture(RoutingRecord& record) {
   const comm::ScopedPhase phase(comm_, "capture");
   const int64_t active = config_.active;
-  // Candidate side: (expert) and (gate) of each pair, then the token's log-sum-exp, in stream order.
+  // Candidate side: (expert) and (gate) of each pair, then the token's log-sum-exp, in stream
+  // order.
   std::vector<int32_t> expert_out;
   std::vector<float> gate_out;
   std::vector<comm::Send<int32_t>> expert_sends;
@@ -35,8 +36,9 @@ void MoeLayer::capture(RoutingRecord& record) {
   }
   float_sends_.clear();
   for (int r = 0; r < ranks_; ++r) {
-    expert_sends.push_back({r, std::span<const int32_t>(expert_out).subspan(
-                                   expert_begin[r], expert_begin[r + 1] - expert_begin[r])});
+    expert_sends.push_back(
+        {r, std::span<const int32_t>(expert_out)
+                .subspan(expert_begin[r], expert_begin[r + 1] - expert_begin[r])});
     float_sends_.push_back({r, std::span<const float>(gate_out).subspan(
                                    gate_begin[r], gate_begin[r + 1] - gate_begin[r])});
   }

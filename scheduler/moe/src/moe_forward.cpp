@@ -122,15 +122,30 @@ void MoeLayer::score() {
   }
 }
 
+// The whole micro-batch's shape, not this rank's, so that the choice does not depend on the rank
+// count.
+experts::PathShape MoeLayer::path_shape() const {
+  experts::PathShape shape;
+  shape.tokens = static_cast<double>(batch_.range.global_tokens);
+  shape.tokens_per_codeword = shape.tokens / static_cast<double>(config_.codewords);
+  shape.candidates = static_cast<double>(config_.shortlist);
+  shape.experts = static_cast<double>(config_.experts);
+  shape.active = static_cast<double>(config_.active);
+  shape.expert_dim = config_.expert_dim;
+  shape.dim = dim_;
+  shape.gated = config_.expert_activation == ExpertActivation::swiglu;
+  return shape;
+}
+
 void MoeLayer::run_experts() {
   const PhaseClock::Scope time(clock_, Phase::experts);
   const experts::ExpertTable experts_here = table();
   const int64_t pairs = pair_offset_[plan_.tokens()];
-  const int64_t saved_per_pair = experts_here.saved_per_pair();
-  saved_.ensure(batch_.training ? pairs * saved_per_pair : 0);
-  partial_.ensure(plan_.tokens() * dim_);
-  partial_.fill(0.0f);
+  saved_.ensure(batch_.training ? pairs * experts_here.saved_per_pair() : 0);
   float* saved = batch_.training ? saved_.data() : nullptr;
+  const int64_t width = return_width();
+  partial_.ensure(plan_.tokens() * width);
+  partial_.fill(0.0);
 
   path_taken_ = experts::choose_path(path_, path_shape());
   if (path_taken_ == experts::Path::grouped) {
@@ -138,130 +153,80 @@ void MoeLayer::run_experts() {
                                   gate_.data()};
     grouping_.build(by_expert, local_experts_);
     experts::forward_grouped(experts_here, grouping_, {hidden_.data(), plan_.tokens(), dim_},
-                             by_expert, saved, {partial_.data(), plan_.tokens(), dim_}, grouped_);
+                             by_expert, saved, {partial_.data(), plan_.tokens(), dim_, width},
+                             grouped_);
     return;
   }
+  block_hidden_.ensure(kBlockTokens * dim_);
+  block_sum_.ensure(kBlockTokens * dim_);
   for (const TokenGroup& group : plan_.groups()) {
     const std::span<const int32_t> rows = shortlists_.resident(group.codeword);
     for_each_active_block(group, [&](int64_t count) {
       const int64_t first = block_token_[0];
       const bool contiguous = block_token_[count - 1] - first + 1 == count;
       const float* block_hidden = hidden_.data() + first * dim_;
-      float* block_y = partial_.data() + first * dim_;
+      MatrixView<double> y(partial_.data() + first * width, count, dim_, width);
       if (!contiguous) {
-        block_hidden_.ensure(kBlockTokens * dim_);
-        block_y_.ensure(kBlockTokens * dim_);
-        std::fill_n(block_y_.data(), count * dim_, 0.0f);
         for (int64_t t = 0; t < count; ++t) {
           copy_rows(hidden_.data() + block_token_[t] * dim_, block_hidden_.data() + t * dim_, 1,
                     dim_);
         }
         block_hidden = block_hidden_.data();
-        block_y = block_y_.data();
+        std::fill_n(block_sum_.data(), count * dim_, 0.0);
+        y = MatrixView<double>(block_sum_.data(), count, dim_);
       }
       const experts::DenseBlock block{
           {block_hidden, count, dim_},
           rows.data(),
           std::ssize(rows),
           {count, block_offset_.data(), position_.data(), gate_.data()}};
-      experts::forward_dense(experts_here, block, saved, {block_y, count, dim_}, dense_);
-      if (!contiguous) {
-        for (int64_t t = 0; t < count; ++t) {
-          copy_rows(block_y_.data() + t * dim_, partial_.data() + block_token_[t] * dim_, 1, dim_);
-        }
+      experts::forward_dense(experts_here, block, saved, y, dense_);
+      for (int64_t t = 0; !contiguous && t < count; ++t) {
+        std::copy_n(y.row(t), dim_, partial_.data() + block_token_[t] * width);
       }
     });
   }
 }
 
-experts::PathShape MoeLayer::path_shape() const {
-  experts::PathShape shape;
-  if (plan_.tokens() == 0) return shape;
-  double candidates = 0;
-  for (const TokenGroup& group : plan_.groups()) {
-    candidates += static_cast<double>(group.count) * shortlists_.candidates(group.codeword, rank_);
-  }
-  shape.tokens = static_cast<double>(plan_.tokens());
-  shape.tokens_per_codeword = shape.tokens / static_cast<double>(plan_.groups().size());
-  shape.candidates = candidates / shape.tokens;
-  shape.active = static_cast<double>(pair_offset_[plan_.tokens()]) / shape.tokens;
-  shape.expert_dim = config_.expert_dim;
-  shape.dim = dim_;
-  shape.gated = config_.expert_activation == ExpertActivation::swiglu;
-  return shape;
+// A row of combine: y, and with a balance loss the token's share of sum of gate * d(balance) /
+// d(gate).
+int64_t MoeLayer::return_width() const {
+  return dim_ + (balance_slope() != 0.0f ? 1 : 0);
 }
 
 void MoeLayer::combine(Matrix out) {
   const PhaseClock::Scope time(clock_, Phase::combine);
   const comm::ScopedPhase phase(comm_, phase_name("combine", "eval_combine"));
   const float slope = balance_slope();
-  const int64_t width = dim_ + (slope != 0.0f ? 1 : 0);
-
-  // Candidate side: one row per token with a selected pair, in stream order.
-  candidate_rows_.assign(ranks_, 0);
-  row_out_.ensure(plan_.tokens() * width);
-  float* row = row_out_.data();
-  for (int r = 0; r < ranks_; ++r) {
-    const float* begin = row;
-    for (int64_t s = plan_.candidate_segments_begin(r); s < plan_.candidate_segments_begin(r + 1);
-         ++s) {
-      const CandidateSegment& segment = plan_.candidate_segments()[s];
-      for (int64_t t = segment.token_begin; t < segment.token_begin + segment.count; ++t) {
-        if (pair_offset_[t] == pair_offset_[t + 1]) continue;
-        copy_rows(partial_.data() + t * dim_, row, 1, dim_);
-        if (slope != 0.0f) {
-          double sum = 0.0;
-          for (int64_t p = pair_offset_[t]; p < pair_offset_[t + 1]; ++p) {
-            sum += static_cast<double>(gate_[p]) * usage_.count(pair_expert_[p]);
-          }
-          row[dim_] = static_cast<float>(sum * slope);
-        }
-        row += width;
+  const int64_t width = return_width();
+  if (slope != 0.0f) {
+    for (int64_t t = 0; t < plan_.tokens(); ++t) {
+      double sum = 0.0;
+      for (int64_t p = pair_offset_[t]; p < pair_offset_[t + 1]; ++p) {
+        sum += static_cast<double>(gate_[p]) * usage_.count(pair_expert_[p]);
       }
+      partial_[t * width + dim_] = sum * static_cast<double>(slope);
     }
-    candidate_rows_[r] = (row - begin) / width;
-  }
-  if (batch_.training) {
     counters_.balance_loss += static_cast<double>(slope) * usage_.count_gate_product();
   }
+  return_rows(partial_, width, kTagCombine);
 
-  // Home side: partial sums are added in rank order.
-  home_rows_.assign(ranks_, 0);
-  const std::vector<HomeSegment>& segments = plan_.home_segments();
-  int64_t rows = 0;
-  for (int r = 0; r < ranks_; ++r) {
-    for (int64_t i = plan_.home_stream_begin(r); i < plan_.home_stream_begin(r + 1); ++i) {
-      home_rows_[r] += taken_[i] > 0;
-    }
-    rows += home_rows_[r];
-  }
-  row_in_.ensure(rows * width);
-  exchange_rows(row_out_.data(), candidate_rows_, row_in_.data(), home_rows_, width, kTagCombine);
-
-  for (int64_t t = 0; t < home_tokens_; ++t) std::fill_n(out.row(t), dim_, 0.0f);
-  balance_dot_.ensure(home_tokens_);
-  balance_dot_.fill(0.0f);
-  const float* received = row_in_.data();
-  for (const HomeSegment& segment : segments) {
-    for (int64_t j = 0; j < segment.count; ++j) {
-      if (taken_[segment.stream_begin + j] == 0) continue;
-      const int64_t token = order_.token[segment.order_begin + j];
-      float* y = out.row(token);
-      for (int64_t k = 0; k < dim_; ++k) y[k] += received[k];
-      if (slope != 0.0f) balance_dot_[token] += received[dim_];
-      received += width;
-    }
-  }
   output_.ensure(home_tokens_ * dim_);
+  balance_dot_.ensure(home_tokens_);
   for (int64_t t = 0; t < home_tokens_; ++t) {
-    copy_rows(out.row(t), output_.data() + t * dim_, 1, dim_);
+    const double* total = total_.data() + t * width;
+    float* y = out.row(t);
+    for (int64_t k = 0; k < dim_; ++k) y[k] = static_cast<float>(total[k]);
+    copy_rows(y, output_.data() + t * dim_, 1, dim_);
+    balance_dot_[t] = slope != 0.0f ? static_cast<float>(total[dim_]) : 0.0f;
   }
-  if (batch_.training) {
-    counters_.tokens += home_tokens_;
-    for (const HomeSegment& segment : segments) {
-      counters_.candidate_ranks += segment.count;
+  if (!batch_.training) return;
+  counters_.tokens += home_tokens_;
+  for (const HomeSegment& segment : plan_.home_segments()) {
+    counters_.candidate_ranks += segment.count;
+    for (int64_t j = 0; j < segment.count; ++j) {
+      counters_.selected_ranks += taken_[segment.stream_begin + j] > 0;
     }
-    counters_.selected_ranks += rows;
   }
 }
 

@@ -9,18 +9,22 @@ namespace airmoe::scheduler {
 
 namespace {
 
-// Standard deviations of the initial experts: unit-variance pre-activations for RMS-normalised tokens.
-float init_stddev(int64_t dim) { return 1.0f / std::sqrt(static_cast<float>(dim)); }
+// Standard deviations of the initial experts: unit-variance pre-activations for RMS-normalised
+// tokens.
+float init_stddev(int64_t dim) {
+  return 1.0f / std::sqrt(static_cast<float>(dim));
+}
 
 }  // namespace
 
-MoeLayer::MoeLayer(comm::Communicator& comm, const ModelConfig& config, int64_t layer, uint64_t seed,
-                   ParameterSet& parameters, experts::Path path)
+MoeLayer::MoeLayer(comm::Communicator& comm, const ModelConfig& config, int64_t layer,
+                   uint64_t seed, ParameterSet& parameters, experts::Path path, SumPrecision sums)
     : comm_(comm),
       config_(config),
       layer_(layer),
       seed_(seed),
       path_(path),
+      sums_(sums),
       rank_(comm.rank()),
       ranks_(comm.size()),
       dim_(config.dim),
@@ -57,7 +61,8 @@ void MoeLayer::parameters_changed() {
 }
 
 void MoeLayer::finish_gradients() {
-  router::project_to_sphere_backward(unit_centroids(), inverse_norm_.span(), centroid_->gradients());
+  router::project_to_sphere_backward(unit_centroids(), inverse_norm_.span(),
+                                     centroid_->gradients());
 }
 
 experts::ExpertTable MoeLayer::table() const {
@@ -128,8 +133,8 @@ void MoeLayer::route(ConstMatrix hidden) {
       shortlists_.rebuild(codebook_.codewords(), unit_centroids(), revived, jitter);
     }
   } else {
-    AIRMOE_CHECK(codebook_initialised_,
-                 "layer {}: the codebook has not seen a training batch yet", layer_);
+    AIRMOE_CHECK(codebook_initialised_, "layer {}: the codebook has not seen a training batch yet",
+                 layer_);
     rebuild_evaluation_lists();
   }
   const PhaseClock::Scope time(clock_, Phase::assign);

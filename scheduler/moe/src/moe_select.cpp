@@ -1,6 +1,6 @@
 // The select phase: the exact global top K of each token. Where one rank holds all candidates of a
-// codeword, that rank decides alone. Elsewhere every candidate rank reports its best scores, the home rank
-// finds the K-th best of the union and tells each rank where to cut.
+// codeword, that rank decides alone. Elsewhere every candidate rank reports its best scores, the
+// home rank finds the K-th best of the union and tells each rank where to cut.
 
 #include <algorithm>
 #include <cstring>
@@ -44,8 +44,8 @@ void MoeLayer::report_scores() {
     const TokenGroup& group = groups[segment.group];
     if (shortlists_.cover_size(group.codeword) == 1) continue;
     const int64_t keep = keep_of_group(group);
-    const int64_t at = group_pairs_[segment.group] +
-                       (segment.token_begin - group.token_begin) * keep;
+    const int64_t at =
+        group_pairs_[segment.group] + (segment.token_begin - group.token_begin) * keep;
     std::copy_n(gate_.data() + at, segment.count * keep, out);
     out += segment.count * keep;
   }
@@ -150,8 +150,7 @@ void MoeLayer::cut_locally() {
   auto* in = reinterpret_cast<uint8_t*>(cut_in_.data());
   for (int r = 0; r < ranks_; ++r) {
     const std::size_t sent = static_cast<std::size_t>(home_rows_[r]) * sizeof(router::Cut);
-    const std::size_t received =
-        static_cast<std::size_t>(candidate_rows_[r]) * sizeof(router::Cut);
+    const std::size_t received = static_cast<std::size_t>(candidate_rows_[r]) * sizeof(router::Cut);
     byte_sends_.push_back({r, {out, sent}});
     byte_recvs_.push_back({r, {in, received}});
     out += sent;
@@ -180,7 +179,8 @@ void MoeLayer::cut_locally() {
   }
 }
 
-// Candidate side: scores become gates, pairs that were not selected go; the arrays close up in place.
+// Candidate side: scores become gates, pairs that were not selected go; the arrays close up in
+// place.
 void MoeLayer::apply_cuts() {
   pair_offset_.ensure(plan_.tokens() + 1);
   pair_offset_[0] = 0;

@@ -31,7 +31,8 @@ ProbeSet choose(comm::Communicator& comm, const RoutingRecord& record, int64_t d
   const int64_t mine = record.tokens;
   comm.all_gather(std::span<const int64_t>(&mine, 1), std::span<int64_t>(tokens));
   const int64_t total = std::accumulate(tokens.begin(), tokens.end(), int64_t{0});
-  const int64_t stride = std::max<int64_t>(1, (total + max_tokens - 1) / std::max<int64_t>(1, max_tokens));
+  const int64_t stride =
+      std::max<int64_t>(1, (total + max_tokens - 1) / std::max<int64_t>(1, max_tokens));
   ProbeSet set;
   set.begin.push_back(0);
   int64_t first = 0;
@@ -49,7 +50,8 @@ ProbeSet choose(comm::Communicator& comm, const RoutingRecord& record, int64_t d
   std::vector<float> hidden;
   std::vector<int32_t> codeword;
   for (const int64_t t : set.local) {
-    hidden.insert(hidden.end(), record.hidden.data() + t * dim, record.hidden.data() + (t + 1) * dim);
+    hidden.insert(hidden.end(), record.hidden.data() + t * dim,
+                  record.hidden.data() + (t + 1) * dim);
     codeword.push_back(record.codeword[t]);
   }
   set.hidden.resize(set.tokens() * dim);
@@ -57,12 +59,13 @@ ProbeSet choose(comm::Communicator& comm, const RoutingRecord& record, int64_t d
   std::vector<int64_t> floats(set.counts);
   for (int64_t& n : floats) n *= dim;
   comm.all_gather_v(std::span<const float>(hidden), std::span<float>(set.hidden), floats);
-  comm.all_gather_v(std::span<const int32_t>(codeword), std::span<int32_t>(set.codeword), set.counts);
+  comm.all_gather_v(std::span<const int32_t>(codeword), std::span<int32_t>(set.codeword),
+                    set.counts);
   return set;
 }
 
-// This rank's part of log-sum-exps per token: over its candidates of the token's shortlist (scores of h), and
-// over its experts outside the list (scores of alpha c).
+// This rank's part of log-sum-exps per token: over its candidates of the token's shortlist (scores
+// of h), and over its experts outside the list (scores of alpha c).
 void list_sums(const MoeLayer& layer, const ProbeSet& set, ConstMatrix codebook,
                std::vector<double>& log_list, std::vector<double>& log_outside) {
   constexpr int64_t kExpertBlock = 1024;
@@ -88,7 +91,8 @@ void list_sums(const MoeLayer& layer, const ProbeSet& set, ConstMatrix codebook,
     const int64_t n = std::min(kExpertBlock, unit.rows - first);
     const Matrix a(of_token.data(), tokens, n);
     const Matrix b(of_codeword.data(), tokens, n);
-    blas::gemm(blas::Op::none, blas::Op::transpose, 1.0f, hidden, unit.slice_rows(first, n), 0.0f, a);
+    blas::gemm(blas::Op::none, blas::Op::transpose, 1.0f, hidden, unit.slice_rows(first, n), 0.0f,
+               a);
     blas::gemm(blas::Op::none, blas::Op::transpose, 1.0f,
                ConstMatrix(projected.data(), tokens, dim), unit.slice_rows(first, n), 0.0f, b);
     for (int64_t t = 0; t < tokens; ++t) {
@@ -116,7 +120,8 @@ void log_add_over_ranks(comm::Communicator& comm, std::vector<double>& values) {
   comm.all_gather(std::span<const double>(values), std::span<double>(all));
   for (std::size_t t = 0; t < n; ++t) {
     values[t] = kMinusInfinity;
-    for (int r = 0; r < comm.size(); ++r) values[t] = router::log_add_exp(values[t], all[r * n + t]);
+    for (int r = 0; r < comm.size(); ++r)
+      values[t] = router::log_add_exp(values[t], all[r * n + t]);
   }
 }
 

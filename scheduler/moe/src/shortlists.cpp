@@ -53,8 +53,8 @@ void Shortlists::rebuild(ConstMatrix codebook, ConstMatrix unit_centroids,
     }
     codewords = ConstMatrix(picked_codewords_.data(), n, codebook.cols);
   }
-  router::local_top(codewords, which, unit_centroids,
-                    static_cast<int32_t>(experts_.begin(rank_)), length_, jitter, top_, workspace_);
+  router::local_top(codewords, which, unit_centroids, static_cast<int32_t>(experts_.begin(rank_)),
+                    length_, jitter, top_, workspace_);
   send_to_mergers(which);
   merge(which);
   keep_resident(which);

@@ -6,7 +6,8 @@ namespace airmoe::scheduler {
 
 namespace {
 
-// The probe is the exact oracle: tokens x E scores per layer. This many in all keep it below a second.
+// The probe is the exact oracle: tokens x E scores per layer. This many in all keep it below a
+// second.
 constexpr int64_t kProbeScores = int64_t{1} << 24;
 constexpr int64_t kMaxProbeTokens = 512;
 constexpr int64_t kMinProbeTokens = 16;
@@ -52,8 +53,8 @@ EvaluationResult Evaluation::run(Model& model) {
     sum += pass(model, begin, std::min(windows, begin + per_pass_));
     if (begin > 0 || model.moe_layers().empty()) continue;
     RoutingQuality& mean = result.quality;
-    const int64_t probes = std::clamp(kProbeScores / model.config().experts, kMinProbeTokens,
-                                      kMaxProbeTokens);
+    const int64_t probes =
+        std::clamp(kProbeScores / model.config().experts, kMinProbeTokens, kMaxProbeTokens);
     const auto layers = static_cast<double>(model.moe_layers().size());
     for (auto& layer : model.moe_layers()) {
       RoutingRecord record;

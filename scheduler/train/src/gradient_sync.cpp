@@ -4,35 +4,50 @@
 
 namespace airmoe::scheduler {
 
+template <class T>
+void GradientSync::reduce_pieces(Buffer<T>& bucket, int64_t used) {
+  bucket.ensure(used);
+  T* at = bucket.data();
+  for (const Piece& p : pieces_) {
+    for (int64_t i = 0; i < p.count; ++i) at[i] = static_cast<T>(p.sum[i]);
+    at += p.count;
+  }
+  comm_.all_reduce(bucket.span(), comm::Reduction::sum);
+  at = bucket.data();
+  for (const Piece& p : pieces_) {
+    for (int64_t i = 0; i < p.count; ++i) p.gradient[i] = static_cast<float>(at[i]);
+    std::fill_n(p.sum, p.count, 0.0);
+    at += p.count;
+  }
+  pieces_.clear();
+}
+
 void GradientSync::all_reduce(ParameterSet& parameters) {
   const comm::ScopedPhase phase(comm_, "gradients");
-  if (comm_.size() == 1) return;
+  if (comm_.size() == 1) {
+    parameters.unfold_gradients();
+    return;
+  }
   pieces_.clear();
   int64_t used = 0;
-  bucket_.ensure(kBucket);
   const auto flush = [&] {
     if (used == 0) return;
-    float* at = bucket_.data();
-    for (const Piece& p : pieces_) at = std::copy_n(p.data, p.count, at);
-    comm_.all_reduce(bucket_.span().first(used), comm::Reduction::sum);
-    at = bucket_.data();
-    for (const Piece& p : pieces_) {
-      std::copy_n(at, p.count, p.data);
-      at += p.count;
+    if (precision_ == SumPrecision::f64) {
+      reduce_pieces(bucket_f64_, used);
+    } else {
+      reduce_pieces(bucket_f32_, used);
     }
-    pieces_.clear();
     used = 0;
   };
   for (auto& parameter : parameters.all()) {
     if (parameter->sharding != Sharding::replicated) continue;
-    float* data = parameter->gradient.data();
-    int64_t left = parameter->local_size();
-    while (left > 0) {
-      const int64_t count = std::min(left, kBucket - used);
-      pieces_.push_back({data, count});
+    const int64_t size = parameter->local_size();
+    for (int64_t begin = 0; begin < size;) {
+      const int64_t count = std::min(size - begin, kBucket - used);
+      pieces_.push_back(
+          {parameter->gradient_sum.data() + begin, parameter->gradient.data() + begin, count});
       used += count;
-      data += count;
-      left -= count;
+      begin += count;
       if (used == kBucket) flush();
     }
   }

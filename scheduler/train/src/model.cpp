@@ -6,12 +6,13 @@
 
 namespace airmoe::scheduler {
 
-Model::Model(comm::Communicator& comm, const ModelConfig& config, uint64_t seed, experts::Path path)
+Model::Model(comm::Communicator& comm, const ModelConfig& config, uint64_t seed, experts::Path path,
+             SumPrecision sums)
     : config_(config) {
   std::vector<MoeSlot*> slots(config.layers, nullptr);
   for (const int64_t layer : config.moe_layers) {
     moe_layers_.push_back(
-        std::make_unique<MoeLayer>(comm, config, layer, seed, parameters_, path));
+        std::make_unique<MoeLayer>(comm, config, layer, seed, parameters_, path, sums));
     slots[layer] = moe_layers_.back().get();
   }
   trunk_ = std::make_unique<Trunk>(config, parameters_, seed, slots);

@@ -1,13 +1,13 @@
 #include "scheduler/train/run_log.hpp"
 
-#include <unistd.h>
-
 #include <cerrno>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+
 #include <nlohmann/json.hpp>
+#include <unistd.h>
 
 #include "comm/base/error.hpp"
 
@@ -93,21 +93,21 @@ void RunLog::write(const std::string& line) {
 }
 
 void RunLog::step(const StepReport& r) {
-  json j = {{"step", r.step},
-                  {"loss", r.loss},
-                  {"balance_loss", r.balance_loss},
-                  {"grad_norm", r.gradient_norm},
-                  {"learning_rate", r.learning_rate},
-                  {"tokens_per_second", r.tokens_per_second},
-                  {"lambda_candidate", r.lambda_candidate},
-                  {"lambda_selected", r.lambda_selected},
-                  {"bytes_dispatch", r.bytes_dispatch},
-                  {"bytes_select", r.bytes_select},
-                  {"bytes_combine", r.bytes_combine},
-                  {"bytes_backward", r.bytes_backward},
-                  {"bytes_per_token",
-                   r.bytes_dispatch + r.bytes_select + r.bytes_combine + r.bytes_backward},
-                  {"codewords_revived", r.codewords_revived}};
+  json j = {
+      {"step", r.step},
+      {"loss", r.loss},
+      {"balance_loss", r.balance_loss},
+      {"grad_norm", r.gradient_norm},
+      {"learning_rate", r.learning_rate},
+      {"tokens_per_second", r.tokens_per_second},
+      {"lambda_candidate", r.lambda_candidate},
+      {"lambda_selected", r.lambda_selected},
+      {"bytes_dispatch", r.bytes_dispatch},
+      {"bytes_select", r.bytes_select},
+      {"bytes_combine", r.bytes_combine},
+      {"bytes_backward", r.bytes_backward},
+      {"bytes_per_token", r.bytes_dispatch + r.bytes_select + r.bytes_combine + r.bytes_backward},
+      {"codewords_revived", r.codewords_revived}};
   for (const auto& [key, value] : r.evaluation) j[key] = value;
   write(j.dump());
   if (show_progress_) draw(r);
@@ -118,10 +118,11 @@ void RunLog::draw(const StepReport& r) {
   if (drawn_ && r.step < r.steps && now - last_draw_ < std::chrono::milliseconds(200)) return;
   last_draw_ = now;
   drawn_ = true;
-  std::fprintf(stderr, "\r\033[Kstep %ld/%ld  loss %.4f  %.0f tokens/s  %s left  %.2f ranks/token  %s/token",
-               static_cast<long>(r.step), static_cast<long>(r.steps), r.loss, r.tokens_per_second,
-               duration(r.seconds_left).c_str(), r.lambda_candidate,
-               bytes_text(r.bytes_dispatch + r.bytes_select + r.bytes_combine + r.bytes_backward).c_str());
+  std::fprintf(
+      stderr, "\r\033[Kstep %ld/%ld  loss %.4f  %.0f tokens/s  %s left  %.2f ranks/token  %s/token",
+      static_cast<long>(r.step), static_cast<long>(r.steps), r.loss, r.tokens_per_second,
+      duration(r.seconds_left).c_str(), r.lambda_candidate,
+      bytes_text(r.bytes_dispatch + r.bytes_select + r.bytes_combine + r.bytes_backward).c_str());
   std::fflush(stderr);
 }
 

@@ -10,7 +10,9 @@ volatile std::sig_atomic_t received = 0;
 struct sigaction old_term;
 struct sigaction old_usr1;
 
-void on_signal(int number) { received = number; }
+void on_signal(int number) {
+  received = number;
+}
 
 }  // namespace
 
@@ -28,6 +30,8 @@ StopRequest::~StopRequest() {
   sigaction(SIGUSR1, &old_usr1, nullptr);
 }
 
-int StopRequest::signal() const { return received; }
+int StopRequest::signal() const {
+  return received;
+}
 
 }  // namespace airmoe::scheduler

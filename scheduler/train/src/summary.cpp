@@ -1,9 +1,9 @@
 // summary.json and the expert-usage figures in it.
 
-#include <sys/resource.h>
-
 #include <cmath>
+
 #include <nlohmann/json.hpp>
+#include <sys/resource.h>
 
 #include "router/metrics.hpp"
 #include "scheduler/train/trainer.hpp"
@@ -49,10 +49,11 @@ void Trainer::close_usage_window(int64_t step, bool last) {
 void Trainer::write_summary(int64_t step) {
   struct rusage usage = {};
   getrusage(RUSAGE_SELF, &usage);
-  const int64_t peak = comm_.all_reduce_value(static_cast<int64_t>(usage.ru_maxrss) * 1024,
-                                              comm::Reduction::sum);
+  const int64_t peak =
+      comm_.all_reduce_value(static_cast<int64_t>(usage.ru_maxrss) * 1024, comm::Reduction::sum);
   if (comm_.rank() != 0) return;
-  const auto layers = static_cast<double>(std::max<std::size_t>(1, config_.model.moe_layers.size()));
+  const auto layers =
+      static_cast<double>(std::max<std::size_t>(1, config_.model.moe_layers.size()));
   const double tokens = totals_.tokens;
   int64_t revived = 0;
   for (auto& layer : model_->moe_layers()) revived += layer->counters().revived_codewords;

@@ -15,8 +15,8 @@ StoredArray of_parameter(const char* name, const Parameter& p) {
 
 }  // namespace
 
-WriteResult add_trace_step(comm::Communicator& comm, Model& model, TraceWriter& writer, int64_t step,
-                           int64_t first_token, int64_t tokens) {
+WriteResult add_trace_step(comm::Communicator& comm, Model& model, TraceWriter& writer,
+                           int64_t step, int64_t first_token, int64_t tokens) {
   const ModelConfig& config = model.config();
   const int rank = comm.rank();
   std::vector<RoutingRecord> records(model.moe_layers().size());
@@ -35,16 +35,15 @@ WriteResult add_trace_step(comm::Communicator& comm, Model& model, TraceWriter& 
     out.activation = name_of(config.expert_activation);
     const int64_t k = config.active;
     const int64_t d = config.dim;
-    out.arrays = {
-        rows("hidden", DType::f32, {tokens, d}, first_token, n, record.hidden.data()),
-        rows("codeword", DType::i32, {tokens}, first_token, n, record.codeword.data()),
-        rows("expert", DType::i32, {tokens, k}, first_token, n, record.expert.data()),
-        rows("gate", DType::f32, {tokens, k}, first_token, n, record.gate.data()),
-        rows("output", DType::f32, {tokens, d}, first_token, n, record.output.data()),
-        rows("home_rank", DType::i32, {tokens}, first_token, n, home_ranks[i].data()),
-        of_parameter("centroid", layer.centroid()),
-        of_parameter("up", layer.up()),
-        of_parameter("down", layer.down())};
+    out.arrays = {rows("hidden", DType::f32, {tokens, d}, first_token, n, record.hidden.data()),
+                  rows("codeword", DType::i32, {tokens}, first_token, n, record.codeword.data()),
+                  rows("expert", DType::i32, {tokens, k}, first_token, n, record.expert.data()),
+                  rows("gate", DType::f32, {tokens, k}, first_token, n, record.gate.data()),
+                  rows("output", DType::f32, {tokens, d}, first_token, n, record.output.data()),
+                  rows("home_rank", DType::i32, {tokens}, first_token, n, home_ranks[i].data()),
+                  of_parameter("centroid", layer.centroid()),
+                  of_parameter("up", layer.up()),
+                  of_parameter("down", layer.down())};
     if (layer.gate_proj() != nullptr) {
       out.arrays.push_back(of_parameter("gate_proj", *layer.gate_proj()));
     }

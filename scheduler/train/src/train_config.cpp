@@ -1,6 +1,7 @@
 #include "scheduler/train/train_config.hpp"
 
 #include <algorithm>
+
 #include <nlohmann/json.hpp>
 
 #include "comm/base/error.hpp"
@@ -12,20 +13,13 @@ using nlohmann::json;
 namespace {
 
 json model_json(const ModelConfig& m) {
-  return {{"layers", m.layers},
-          {"dim", m.dim},
-          {"heads", m.heads},
-          {"kv_heads", m.kv_heads},
-          {"ffn_dim", m.ffn_dim},
-          {"context", m.context},
-          {"vocab", m.vocab},
-          {"moe_layers", m.moe_layers},
-          {"experts", m.experts},
-          {"active", m.active},
-          {"expert_dim", m.expert_dim},
-          {"expert_activation", name_of(m.expert_activation)},
-          {"codewords", m.codewords},
-          {"shortlist", m.shortlist}};
+  return {{"layers", m.layers},         {"dim", m.dim},
+          {"heads", m.heads},           {"kv_heads", m.kv_heads},
+          {"ffn_dim", m.ffn_dim},       {"context", m.context},
+          {"vocab", m.vocab},           {"moe_layers", m.moe_layers},
+          {"experts", m.experts},       {"active", m.active},
+          {"expert_dim", m.expert_dim}, {"expert_activation", name_of(m.expert_activation)},
+          {"codewords", m.codewords},   {"shortlist", m.shortlist}};
 }
 
 template <class T>
@@ -67,8 +61,9 @@ void TrainConfig::validate() const {
   at_least("--keep", keep, 1, "keep at least 1 checkpoint (--no-checkpoint writes none)");
   at_least("--data-max-bytes", data_max_bytes, 1, "give a number of bytes of at least 1");
   if (accumulate > batch) {
-    fail(ExitCode::config, "--accumulate {} is larger than --batch {}: choose --accumulate <= --batch",
-         accumulate, batch);
+    fail(ExitCode::config,
+         "--accumulate {} is larger than --batch {}: choose --accumulate <= --batch", accumulate,
+         batch);
   }
   if (!(clip >= 0)) fail(ExitCode::config, "--clip {}: give a norm above 0, or 0 for none", clip);
   if (!(validation_fraction >= 0 && validation_fraction < 1)) {
@@ -79,8 +74,9 @@ void TrainConfig::validate() const {
     fail(ExitCode::config, "--deadline {}: give seconds above 0", deadline_seconds);
   }
   if (batch * model.context > (int64_t{1} << 31) - 1) {
-    fail(ExitCode::config, "--batch {} x --context {} is more than 2^31 tokens per step: choose less",
-         batch, model.context);
+    fail(ExitCode::config,
+         "--batch {} x --context {} is more than 2^31 tokens per step: choose less", batch,
+         model.context);
   }
   if (trace.empty() != trace_steps.empty()) {
     fail(ExitCode::config, "--trace and --trace-steps go together: {} is missing",
@@ -88,7 +84,8 @@ void TrainConfig::validate() const {
   }
   for (const int64_t step : trace_steps) {
     if (step < 1 || step > steps) {
-      fail(ExitCode::config, "--trace-steps {}: steps are counted from 1 to --steps {}", step, steps);
+      fail(ExitCode::config, "--trace-steps {}: steps are counted from 1 to --steps {}", step,
+           steps);
     }
   }
   if (!trace.empty() && model.moe_layers.empty()) {
@@ -98,19 +95,31 @@ void TrainConfig::validate() const {
 
 const char* name_of(experts::Path path) {
   switch (path) {
-    case experts::Path::automatic: return "auto";
-    case experts::Path::dense: return "dense";
-    case experts::Path::grouped: return "grouped";
+    case experts::Path::automatic:
+      return "auto";
+    case experts::Path::dense:
+      return "dense";
+    case experts::Path::grouped:
+      return "grouped";
   }
   return "?";
 }
 
 experts::Path parse_expert_path(const std::string& name) {
-  for (const auto path :
-       {experts::Path::automatic, experts::Path::dense, experts::Path::grouped}) {
+  for (const auto path : {experts::Path::automatic, experts::Path::dense, experts::Path::grouped}) {
     if (name == name_of(path)) return path;
   }
   fail(ExitCode::usage, "--expert-path {}: give auto, dense or grouped", name);
+}
+
+const char* name_of(SumPrecision precision) {
+  return precision == SumPrecision::f64 ? "f64" : "f32";
+}
+
+SumPrecision parse_sum_precision(const std::string& name) {
+  if (name == "f64") return SumPrecision::f64;
+  if (name == "f32") return SumPrecision::f32;
+  fail(ExitCode::usage, "--sum-precision {}: give f64 or f32", name);
 }
 
 std::string to_json(const TrainConfig& c) {
@@ -141,6 +150,7 @@ std::string to_json(const TrainConfig& c) {
   j["clip"] = c.clip;
   j["seed"] = c.seed;
   j["expert_path"] = name_of(c.expert_path);
+  j["sum_precision"] = name_of(c.sums);
   j["eval_every"] = c.eval_every;
   j["eval_sequences"] = c.eval_sequences;
   j["log_every"] = c.log_every;
@@ -165,7 +175,8 @@ void from_json(const std::string& text, TrainConfig& c) {
     take(j, "active", c.model.active);
     take(j, "expert_dim", c.model.expert_dim);
     if (j.contains("expert_activation")) {
-      c.model.expert_activation = parse_expert_activation(j["expert_activation"].get<std::string>());
+      c.model.expert_activation =
+          parse_expert_activation(j["expert_activation"].get<std::string>());
     }
     take(j, "codewords", c.model.codewords);
     take(j, "shortlist", c.model.shortlist);
@@ -177,7 +188,8 @@ void from_json(const std::string& text, TrainConfig& c) {
     take(j, "norm_epsilon", c.model.norm_epsilon);
     take(j, "data", c.data);
     take(j, "data_max_bytes", c.data_max_bytes);
-    if (j.contains("token_type")) c.token_type = parse_token_type(j["token_type"].get<std::string>());
+    if (j.contains("token_type"))
+      c.token_type = parse_token_type(j["token_type"].get<std::string>());
     take(j, "validation_fraction", c.validation_fraction);
     take(j, "steps", c.steps);
     take(j, "schedule_steps", c.schedule_steps);
@@ -196,17 +208,23 @@ void from_json(const std::string& text, TrainConfig& c) {
     if (j.contains("expert_path")) {
       c.expert_path = parse_expert_path(j["expert_path"].get<std::string>());
     }
+    if (j.contains("sum_precision")) {
+      c.sums = parse_sum_precision(j["sum_precision"].get<std::string>());
+    }
     take(j, "eval_every", c.eval_every);
     take(j, "eval_sequences", c.eval_sequences);
     take(j, "log_every", c.log_every);
     take(j, "checkpoint_every", c.checkpoint_every);
     take(j, "keep", c.keep);
   } catch (const json::exception& e) {
-    fail(ExitCode::bad_data, "the configuration inside the checkpoint is not readable: {}", e.what());
+    fail(ExitCode::bad_data, "the configuration inside the checkpoint is not readable: {}",
+         e.what());
   }
 }
 
-std::string model_digest(const ModelConfig& model) { return model_json(model).dump(); }
+std::string model_digest(const ModelConfig& model) {
+  return model_json(model).dump();
+}
 
 void check_same_model(const std::string& checkpoint, const std::string& checkpoint_digest,
                       const ModelConfig& model) {
@@ -221,7 +239,8 @@ void check_same_model(const std::string& checkpoint, const std::string& checkpoi
     std::string option = key;
     std::replace(option.begin(), option.end(), '_', '-');
     fail(ExitCode::config,
-         "{}: saved with --{} {}, this run has --{} {}: give the same value, or leave it out to take the "
+         "{}: saved with --{} {}, this run has --{} {}: give the same value, or leave it out to "
+         "take the "
          "checkpoint's",
          checkpoint, option, stored.dump(), option, value.dump());
   }

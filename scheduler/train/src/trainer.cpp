@@ -1,10 +1,10 @@
 #include "scheduler/train/trainer.hpp"
 
-#include <sys/stat.h>
-
 #include <chrono>
 #include <cmath>
 #include <filesystem>
+
+#include <sys/stat.h>
 
 #include "comm/base/error.hpp"
 #include "scheduler/optim/gradient_norm.hpp"
@@ -44,7 +44,7 @@ Trainer::Trainer(comm::Communicator& comm, const TrainConfig& given, const RunOp
       options_(options),
       corpus_(Corpus::open({given.data, given.data_max_bytes, given.token_type})),
       config_(resolved(given, corpus_)),
-      gradient_sync_(comm_),
+      gradient_sync_(comm_, config_.sums),
       schedule_(config_.learning_rate_schedule()),
       trace_steps_(config_.trace_steps.begin(), config_.trace_steps.end()) {
   const TrainConfig& config = config_;
@@ -55,16 +55,18 @@ Trainer::Trainer(comm::Communicator& comm, const TrainConfig& given, const RunOp
   if (comm_.all_reduce_value(digest, comm::Reduction::max) !=
       comm_.all_reduce_value(digest, comm::Reduction::min)) {
     fail(ExitCode::bad_data,
-         "--data: ranks read different text (rank {} has digest {:08x}): give the same files on every host",
+         "--data: ranks read different text (rank {} has digest {:08x}): give the same files on "
+         "every host",
          comm_.rank(), corpus_.digest());
   }
   sampler_ = std::make_unique<Sampler>(corpus_, config.model.context, config.validation_fraction,
                                        config.seed);
   if (!resume && config.checkpoints) check_fresh_start();
-  model_ = std::make_unique<Model>(comm_, config.model, config.seed, config.expert_path);
-  evaluation_ = std::make_unique<Evaluation>(
-      comm_, *sampler_, config.model.context, config.eval_sequences,
-      std::max<int64_t>(1, config.batch / config.accumulate));
+  model_ =
+      std::make_unique<Model>(comm_, config.model, config.seed, config.expert_path, config.sums);
+  evaluation_ =
+      std::make_unique<Evaluation>(comm_, *sampler_, config.model.context, config.eval_sequences,
+                                   std::max<int64_t>(1, config.batch / config.accumulate));
   if (resume) {
     restore_checkpoint(comm_, *resume, model_->state_for_restoring());
     model_->restored();
@@ -182,9 +184,9 @@ Trainer::StepSums Trainer::train_step(int64_t step, double& gradient_norm) {
   {
     const comm::ScopedPhase phase(comm_, "step_sums");
     static_assert(sizeof(StepSums) % sizeof(double) == 0);
-    comm_.all_reduce(std::span<double>(reinterpret_cast<double*>(&sums),
-                                       sizeof(StepSums) / sizeof(double)),
-                     comm::Reduction::sum);
+    comm_.all_reduce(
+        std::span<double>(reinterpret_cast<double*>(&sums), sizeof(StepSums) / sizeof(double)),
+        comm::Reduction::sum);
   }
   sums.tokens = static_cast<double>(config_.batch * config_.model.context);
   sums.loss /= sums.tokens;
@@ -216,14 +218,14 @@ void Trainer::evaluate(StepReport& report) {
     report.evaluation["mass_recall"] = q.mass_recall;
     report.evaluation["mass_recall_bound"] = q.mass_recall_bound;
   }
-  say(fmt::format("step {}: loss {:.4f}, validation loss {}, perplexity {}, overlap {}, {:.0f} "
-                  "tokens/s ({:.1f} s)",
-                  report.step, report.loss,
-                  last_evaluation_.tokens > 0 ? fmt::format("{:.4f}", last_evaluation_.loss) : "-",
-                  last_evaluation_.tokens > 0 ? fmt::format("{:.2f}", std::exp(last_evaluation_.loss))
-                                              : "-",
-                  q.tokens > 0 ? fmt::format("{:.3f}", q.overlap) : "-", report.tokens_per_second,
-                  seconds_since(start)));
+  say(fmt::format(
+      "step {}: loss {:.4f}, validation loss {}, perplexity {}, overlap {}, {:.0f} "
+      "tokens/s ({:.1f} s)",
+      report.step, report.loss,
+      last_evaluation_.tokens > 0 ? fmt::format("{:.4f}", last_evaluation_.loss) : "-",
+      last_evaluation_.tokens > 0 ? fmt::format("{:.2f}", std::exp(last_evaluation_.loss)) : "-",
+      q.tokens > 0 ? fmt::format("{:.3f}", q.overlap) : "-", report.tokens_per_second,
+      seconds_since(start)));
 }
 
 void Trainer::save(int64_t step) {
@@ -286,7 +288,8 @@ ExitCode Trainer::run() {
         (last && !stopping) || (config_.eval_every > 0 && step % config_.eval_every == 0);
     StepReport report;
     if (root || evaluated) {
-      const auto layers = static_cast<double>(std::max<std::size_t>(1, config_.model.moe_layers.size()));
+      const auto layers =
+          static_cast<double>(std::max<std::size_t>(1, config_.model.moe_layers.size()));
       report.step = step;
       report.steps = config_.steps;
       report.loss = sums.loss;

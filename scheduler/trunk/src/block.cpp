@@ -111,7 +111,7 @@ void Block::backward(int64_t sequences, const RopeTable& rope, Matrix d_x, Block
   if (slot_ == nullptr) {
     backward_dense(sequences, d_x, scratch);
   } else {
-    backward_moe(d_x, scratch);
+    backward_moe(sequences, d_x, scratch);
   }
   const Matrix normed(scratch.normed.data(), context_, dim_);
   const Matrix d_normed(scratch.d_normed.data(), context_, dim_);
@@ -123,6 +123,8 @@ void Block::backward(int64_t sequences, const RopeTable& rope, Matrix d_x, Block
     attention_.backward(s, rope, normed, d_x_s, d_normed, scratch.attention);
     rms_norm_backward(d_normed, x_s, attention_norm_.value.data(), inverse, d_x_s,
                       attention_norm_.gradient.data());
+    attention_.fold_gradients();
+    attention_norm_.fold_gradient();
   }
 }
 
@@ -137,19 +139,34 @@ void Block::backward_dense(int64_t sequences, Matrix d_x, BlockScratch& scratch)
     ffn_->backward(s, normed, d_x_s, d_normed, scratch.ffn);
     rms_norm_backward(d_normed, x_s, ffn_norm_.value.data(), inverse, d_x_s,
                       ffn_norm_.gradient.data());
+    ffn_->fold_gradients();
+    ffn_norm_.fold_gradient();
   }
 }
 
-void Block::backward_moe(Matrix d_x, BlockScratch& scratch) {
+void Block::backward_moe(int64_t sequences, Matrix d_x, BlockScratch& scratch) {
   for (Buffer<float>* all : {&scratch.moe_out, &scratch.d_moe}) all->ensure(d_x.rows * dim_);
   const Matrix d_out(scratch.moe_out.data(), d_x.rows, dim_);
   const Matrix d_hidden(scratch.d_moe.data(), d_x.rows, dim_);
-  layer_norm_backward(d_x, ConstMatrix(moe_unit_.data(), d_x.rows, dim_), moe_gain_->value.data(),
-                      moe_inverse_.data(), d_out, moe_gain_->gradient.data(),
-                      moe_bias_->gradient.data());
+  const ConstMatrix unit(moe_unit_.data(), d_x.rows, dim_);
+  const ConstMatrix middle(middle_.data(), d_x.rows, dim_);
+  for (int64_t s = 0; s < sequences; ++s) {
+    const int64_t first = s * context_;
+    layer_norm_backward(d_x.slice_rows(first, context_), unit.slice_rows(first, context_),
+                        moe_gain_->value.data(), moe_inverse_.data() + first,
+                        d_out.slice_rows(first, context_), moe_gain_->gradient.data(),
+                        moe_bias_->gradient.data());
+    moe_gain_->fold_gradient();
+    moe_bias_->fold_gradient();
+  }
   slot_->backward(d_out, d_hidden);
-  rms_norm_backward(d_hidden, ConstMatrix(middle_.data(), d_x.rows, dim_), ffn_norm_.value.data(),
-                    middle_inverse_.data(), d_x, ffn_norm_.gradient.data());
+  for (int64_t s = 0; s < sequences; ++s) {
+    const int64_t first = s * context_;
+    rms_norm_backward(d_hidden.slice_rows(first, context_), middle.slice_rows(first, context_),
+                      ffn_norm_.value.data(), middle_inverse_.data() + first,
+                      d_x.slice_rows(first, context_), ffn_norm_.gradient.data());
+    ffn_norm_.fold_gradient();
+  }
 }
 
 int64_t Block::activation_bytes() const {

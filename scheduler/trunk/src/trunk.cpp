@@ -33,7 +33,13 @@ double Trunk::forward_backward(std::span<const int32_t> tokens, std::span<const 
   for (auto block = blocks_.rbegin(); block != blocks_.rend(); ++block) {
     (*block)->backward(sequences, rope_, d_stream, scratch_);
   }
-  embedding_backward(tokens, d_stream, embedding_.gradients());
+  const auto context = static_cast<std::size_t>(config_.context);
+  for (int64_t s = 0; s < sequences; ++s) {
+    embedding_backward(tokens.subspan(static_cast<std::size_t>(s) * context, context),
+                       d_stream.slice_rows(s * config_.context, config_.context),
+                       embedding_.gradients());
+    embedding_.fold_gradient();
+  }
   return sum;
 }
 
@@ -82,6 +88,8 @@ double Trunk::loss(std::span<const int32_t> targets, int64_t sequences, float lo
     sum += cross_entropy_backward(normed, embedding_.values(), targets_s, loss_scale, d_normed,
                                   embedding_.gradients(), cross_entropy_scratch_);
     rms_norm_backward(d_normed, x, gain, inverse_.data(), d_x, final_norm_->gradient.data());
+    embedding_.fold_gradient();
+    final_norm_->fold_gradient();
   }
   return sum;
 }
