@@ -76,8 +76,8 @@ struct TestState {
     arrays = {{"/embedding", DType::f32, {17, 5}, true},
               {"/layers/00/moe/up", DType::f32, {experts, 2, 32}, false},
               {"/layers/00/moe/centroid", DType::f64, {experts, 3}, false},
-              {"/layers/00/router/shortlist", DType::i32, {6, 4}, true},
-              {"/layers/00/router/counts", DType::u64, {6}, true},
+              {"/lists/ids", DType::i32, {6, 4}, true},
+              {"/lists/counts", DType::u64, {6}, true},
               {"/stats/hits", DType::u32, {experts}, false},
               {"/stats/bytes", DType::u8, {2, 3}, false},
               {"/stats/empty", DType::i64, {0, 4}, false}};

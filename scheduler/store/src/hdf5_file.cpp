@@ -47,6 +47,18 @@ std::string innermost_error() {
   return text.empty() ? "no reason given" : text;
 }
 
+// Reads the parts of an object's metadata that only matter to writers and to tools that list sizes;
+// a damaged one would stop those.
+bool reads_whole_metadata(hid_t object) {
+#if H5_VERSION_GE(1, 12, 0)
+  H5O_native_info_t info;
+  return H5Oget_native_info(object, &info, H5O_NATIVE_INFO_ALL) >= 0;
+#else
+  H5O_info_t info;
+  return H5Oget_info2(object, &info, H5O_INFO_ALL) >= 0;
+#endif
+}
+
 }  // namespace
 
 std::string hdf5_version() {
@@ -167,11 +179,12 @@ Hdf5File::Objects Hdf5File::objects() const {
   if (H5Lvisit(id_, H5_INDEX_NAME, H5_ITER_INC, collect, &visit) < 0) {
     fail_here("list the objects", "");
   }
+  if (!reads_whole_metadata(id_)) fail_here("open", "/");
   Objects result;
   for (const auto& [path, type] : visit.links) {
     if (type != H5L_TYPE_HARD) fail(ExitCode::bad_data, "{}: {} is a link", path_, path);
     const Hdf5Handle object(H5Oopen(id_, path.c_str(), H5P_DEFAULT), H5Oclose);
-    if (!object.valid()) fail_here("open", path);
+    if (!object.valid() || !reads_whole_metadata(object)) fail_here("open", path);
     const H5I_type_t kind = H5Iget_type(object);
     if (kind == H5I_GROUP) {
       result.groups.push_back(path);
