@@ -71,7 +71,8 @@ RunLog::RunLog(const std::string& output_dir, int64_t resumed_at, bool show_prog
     } else {
       int64_t n = 1;
       while (fs::exists(fmt::format("{}/metrics.{}.jsonl", output_dir, n))) ++n;
-      fs::rename(path_, fmt::format("{}/metrics.{}.jsonl", output_dir, n));
+      fs::rename(path_, fmt::format("{}/metrics.{}.jsonl", output_dir, n), error);
+      if (error) fail(ExitCode::io, "cannot set {} aside: {}", path_, error.message());
     }
   }
   file_ = std::fopen(path_.c_str(), "a");

@@ -48,9 +48,9 @@ void TrainConfig::validate() const {
     if (value < least) fail(ExitCode::config, "{} {}: {}", option, value, remedy);
   };
   model.validate();
-  learning_rate_schedule().validate();
   at_least("--steps", steps, 1, "give at least 1 optimizer step");
   at_least("--schedule-steps", schedule_steps, 0, "give a number of steps, or 0 for --steps");
+  learning_rate_schedule().validate();
   at_least("--batch", batch, 1, "give at least 1 sequence per step");
   at_least("--accumulate", accumulate, 1, "give at least 1 micro-batch per step");
   at_least("--eval-every", eval_every, 0, "give a number of steps, or 0 for the end only");

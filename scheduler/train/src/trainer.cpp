@@ -8,6 +8,7 @@
 
 #include "comm/base/error.hpp"
 #include "scheduler/optim/gradient_norm.hpp"
+#include "scheduler/store/src/agreement.hpp"
 #include "scheduler/train/trace_step.hpp"
 
 namespace airmoe::scheduler {
@@ -48,7 +49,6 @@ Trainer::Trainer(comm::Communicator& comm, const TrainConfig& given, const RunOp
       schedule_(config_.learning_rate_schedule()),
       trace_steps_(config_.trace_steps.begin(), config_.trace_steps.end()) {
   const TrainConfig& config = config_;
-  const bool root = comm_.rank() == 0;
   if (resume) check_same_model(resume->file.path, resume->meta.model_digest, config.model);
   corpus_.check_vocab(config.model.vocab);
   const auto digest = static_cast<int64_t>(corpus_.digest());
@@ -61,6 +61,13 @@ Trainer::Trainer(comm::Communicator& comm, const TrainConfig& given, const RunOp
   }
   sampler_ = std::make_unique<Sampler>(corpus_, config.model.context, config.validation_fraction,
                                        config.seed);
+  on_root(comm_, [&] {
+    std::error_code error;
+    fs::create_directories(config.output_dir, error);
+    if (error) {
+      fail(ExitCode::io, "cannot make --output-dir {}: {}", config.output_dir, error.message());
+    }
+  });
   if (!resume && config.checkpoints) check_fresh_start();
   model_ =
       std::make_unique<Model>(comm_, config.model, config.seed, config.expert_path, config.sums);
@@ -80,18 +87,14 @@ Trainer::Trainer(comm::Communicator& comm, const TrainConfig& given, const RunOp
     }
   }
 
-  if (root) {
-    std::error_code error;
-    fs::create_directories(config.output_dir, error);
-    if (error) {
-      fail(ExitCode::io, "cannot make --output-dir {}: {}", config.output_dir, error.message());
-    }
-    log_ = std::make_unique<RunLog>(config.output_dir, first_step_ - 1, options.show_progress);
-    write_file_atomically(config.output_dir + "/config.resolved.json", to_json(config_) + "\n");
-  }
+  // The lock comes first: a second run must not set the metrics of the first aside.
   if (config.checkpoints) {
     lock_ = std::make_unique<DirectoryLock>(comm_, config.checkpoint_directory());
   }
+  on_root(comm_, [&] {
+    log_ = std::make_unique<RunLog>(config.output_dir, first_step_ - 1, options.show_progress);
+    write_file_atomically(config.output_dir + "/config.resolved.json", to_json(config_) + "\n");
+  });
   if (!config.trace.empty()) {
     trace_writer_ = std::make_unique<TraceWriter>(
         comm_, config.trace, resume ? TraceWriter::Mode::extend : TraceWriter::Mode::create,
@@ -108,6 +111,7 @@ Trainer::~Trainer() = default;
 void Trainer::check_fresh_start() const {
   auto& comm = const_cast<comm::StatsCommunicator&>(comm_);
   if (!has_checkpoint(comm, config_.checkpoint_directory())) return;
+  const DirectoryLock unused(comm, config_.checkpoint_directory());  // in use: the better reason
   fail(ExitCode::config,
        "{} holds checkpoints of an earlier run: give --resume auto to go on with it, or another "
        "--output-dir or --checkpoint-dir",
@@ -281,7 +285,7 @@ ExitCode Trainer::run() {
     totals_.bytes_backward += sums.bytes_backward;
     if (lock_) lock_->refresh();
 
-    const bool stopping = sums.stop > 0;
+    const bool stopping = sums.stop > 0 && step < config_.steps;  // else the run is done anyway
     const bool last = step == config_.steps || stopping;
     close_usage_window(step, last);
     const bool evaluated =
