@@ -7,10 +7,11 @@
 namespace airmoe::oracle {
 namespace {
 
-const Shape kShape = {90, 16, 70, 6, 1, 4, 24};
-constexpr float kScale = 1.0f / 90.0f;
+const Shape kShape = {200, 16, 70, 6, 1, 4, 24};
+constexpr float kScale = 1.0f / 200.0f;
 
-// Large enough to change who is selected for nearly every token.
+// Large enough to change who is selected for nearly every token; more than one block of tokens per
+// codeword.
 Problem jittered(uint64_t seed) {
   Problem p = random_problem(kShape, seed);
   p.config.jitter = 0.3f;
@@ -43,8 +44,7 @@ TEST(MoeJitter, SelectsTheSameForAllRankCountsAndSplits) {
     const Outcome got = run.run(p.arrays, run.batch(true, kScale, 4), true);
     expect_forward(got, want, kToReference.forward);
     expect_gradients(got.gradient, gradients, kToReference.gradient);
-    expect_forward(got, one, kToOneRank.forward);
-    expect_gradients(got.gradient, one.gradient, kToOneRank.gradient);
+    expect_same_rounding(got, one);
   }
 }
 

@@ -8,6 +8,7 @@ namespace airmoe::oracle {
 namespace {
 
 using experts::Path;
+using scheduler::SumPrecision;
 
 struct Case {
   const char* name;
@@ -64,13 +65,19 @@ TEST_P(MoeLayerCases, ForwardAndBackwardAreTheReference) {
       SCOPED_TRACE("split " + std::to_string(static_cast<int>(split)));
       LayerRun run(test::world(), p, split, path);
       const Outcome got = run.run(p.arrays, run.batch(true, scale), true);
+      EXPECT_EQ(run.layer.last_path(), path);
       expect_forward(got, want, kToReference.forward);
       expect_gradients(got.gradient, gradients, kToReference.gradient);
-      expect_forward(got, one, kToOneRank.forward);
-      expect_gradients(got.gradient, one.gradient, kToOneRank.gradient);
+      expect_same_rounding(got, one);
       expect_same("captured hidden", got.hidden, p.arrays.hidden);
       expect_same("captured output", run.recorded_output, got.output);
     }
+    LayerRun floats(test::world(), p, Split::even, path, SumPrecision::f32);
+    const Outcome got = floats.run(p.arrays, floats.batch(true, scale), true);
+    expect_forward(got, want, kToReference.forward);
+    expect_gradients(got.gradient, gradients, kToReference.gradient);
+    expect_forward(got, one, kToOneRankF32.forward);
+    expect_gradients(got.gradient, one.gradient, kToOneRankF32.gradient);
   }
 }
 

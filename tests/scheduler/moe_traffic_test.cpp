@@ -9,6 +9,8 @@
 namespace airmoe::oracle {
 namespace {
 
+using scheduler::SumPrecision;
+
 struct Bytes {
   int64_t dispatch = 0, select = 0, combine = 0, backward_dispatch = 0, backward_combine = 0;
 };
@@ -29,8 +31,9 @@ std::vector<int> owners(int64_t experts, int ranks) {
   return owner;
 }
 
+// A part of a token's sum returns in `sums`, the whole of it as floats.
 Traffic count(const Problem& p, const Forward& f, const std::vector<int>& home, int ranks,
-              bool balance) {
+              bool balance, SumPrecision sums) {
   const ModelConfig& c = p.config;
   const std::vector<int> owner = owners(c.experts, ranks);
   const int64_t row = 4 * c.dim;
@@ -59,9 +62,10 @@ Traffic count(const Problem& p, const Forward& f, const std::vector<int>& home, 
         }
       }
       if (selected[r] > 0) {
-        there.combine += row + (balance ? 4 : 0);
+        const int64_t width = sums == SumPrecision::f64 && selected[r] < c.active ? 2 : 1;
+        there.combine += width * (row + (balance ? 4 : 0));
         here.backward_dispatch += row + 4;
-        there.backward_combine += row;
+        there.backward_combine += width * row;
       }
     }
   }
@@ -69,7 +73,8 @@ Traffic count(const Problem& p, const Forward& f, const std::vector<int>& home, 
   return traffic;
 }
 
-void check(const Shape& shape, Split split, uint64_t seed, bool skewed) {
+void check(const Shape& shape, Split split, uint64_t seed, bool skewed,
+           SumPrecision sums = SumPrecision::f64) {
   Problem p = random_problem(shape, seed);
   const int ranks = test::world().size();
   const int rank = test::world().rank();
@@ -91,12 +96,12 @@ void check(const Shape& shape, Split split, uint64_t seed, bool skewed) {
     const Part part = part_of(split, p.tokens, r, ranks);
     std::fill_n(home.begin() + part.first, part.count, r);
   }
-  const Traffic want = count(p, f, home, ranks, balance);
+  const Traffic want = count(p, f, home, ranks, balance, sums);
 
   EXPECT_GE(want.single_covers, skewed ? 1 : 0);
 
   comm::StatsCommunicator counted(test::world());
-  LayerRun run(counted, p, split);
+  LayerRun run(counted, p, split, experts::Path::dense, sums);
   const auto out = run.forward(p.arrays.hidden, run.batch(true, scale));
   run.backward(p.arrays.d_out);
   EXPECT_EQ(counted.stats("dispatch").bytes_sent, want.of_rank[rank].dispatch);
@@ -123,13 +128,16 @@ void check(const Shape& shape, Split split, uint64_t seed, bool skewed) {
   EXPECT_EQ(counted.stats("eval_dispatch").bytes_sent, want.of_rank[rank].dispatch);
   EXPECT_EQ(counted.stats("eval_select").bytes_sent, want.of_rank[rank].select);
   EXPECT_EQ(counted.stats("eval_combine").bytes_sent,
-            count(p, f, home, ranks, false).of_rank[rank].combine);
+            count(p, f, home, ranks, false, sums).of_rank[rank].combine);
   EXPECT_EQ(run.layer.counters().tokens, before.tokens);
   EXPECT_EQ(run.layer.counters().candidate_ranks, before.candidate_ranks);
 }
 
 TEST(MoeTraffic, IsWhatTheRoutingNeeds) {
   for (const Split split : kSplits) check({70, 12, 41, 5, 1, 6, 13}, split, 51, false);
+}
+TEST(MoeTraffic, IsHalfTheBytesBackInSinglePrecision) {
+  check({70, 12, 41, 5, 1, 6, 13}, Split::even, 51, false, SumPrecision::f32);
 }
 TEST(MoeTraffic, HasNoBalanceColumnWithoutBalance) {
   check({70, 12, 41, 5, 1, 6, 13, ExpertActivation::gelu, 0.0f}, Split::even, 52, false);

@@ -50,8 +50,30 @@ struct Tolerance {
 /// Against double precision. Scores carry an error of a few 2^-24 * |h|, which is the relative
 /// error of a gate; outputs and gradients are sums of up to a few hundred such terms of order one.
 inline constexpr Tolerance kToReference{1e-5, 2e-5};
-/// Against the layer on one rank: the same products, added in another order.
-inline constexpr Tolerance kToOneRank{1e-6, 4e-6};
+/// Against the layer on one rank with SumPrecision::f32: parts of sums are rounded to float.
+inline constexpr Tolerance kToOneRankF32{1e-6, 4e-6};
+
+/// What SumPrecision::f64 promises: the same bits, but for one element in 10^7 by its last bit.
+/// Here one in an array may be.
+inline void expect_same_rounding(const std::string& what, const std::vector<float>& got,
+                                 const std::vector<float>& want) {
+  ASSERT_EQ(got.size(), want.size()) << what;
+  int64_t different = 0;
+  for (std::size_t i = 0; i < want.size(); ++i) {
+    if (got[i] == want[i]) continue;
+    ++different;
+    EXPECT_EQ(std::nextafter(got[i], want[i]), want[i]) << what << ": element " << i;
+  }
+  EXPECT_LE(different, 1) << what << ": of " << want.size();
+}
+
+inline void expect_same_rounding(const Arrays<float>& got, const Arrays<float>& want) {
+  expect_same_rounding("d_hidden", got.hidden, want.hidden);
+  expect_same_rounding("d_centroid", got.centroid, want.centroid);
+  expect_same_rounding("d_up", got.up, want.up);
+  expect_same_rounding("d_down", got.down, want.down);
+  expect_same_rounding("d_gate_proj", got.gate_proj, want.gate_proj);
+}
 
 template <class Want>
 void expect_gradients(const Arrays<float>& got, const Want& want, double tolerance) {
@@ -72,6 +94,17 @@ void expect_forward(const Outcome& got, const Want& want, double tolerance) {
   expect_close("output", got.output, want.output, tolerance);
   EXPECT_NEAR(got.balance_loss, want.balance_loss,
               tolerance * std::max(1.0, std::abs(want.balance_loss)));
+}
+
+/// Outcomes of the same problem on different rank counts.
+inline void expect_same_rounding(const Outcome& got, const Outcome& want) {
+  expect_same("codeword", got.codeword, want.codeword);
+  expect_same("expert", got.expert, want.expert);
+  expect_same("gate", got.gate, want.gate);
+  expect_same("log_sum_exp", got.log_sum_exp, want.log_sum_exp);
+  expect_same_rounding("output", got.output, want.output);
+  expect_same_rounding(got.gradient, want.gradient);
+  EXPECT_NEAR(got.balance_loss, want.balance_loss, 1e-12 * std::abs(want.balance_loss));
 }
 
 /// The problem decides nothing by less than rounding can turn.

@@ -69,10 +69,11 @@ struct Outcome {
 class LayerRun {
  public:
   LayerRun(comm::Communicator& communicator, const Problem& problem, Split split,
-           experts::Path path = experts::Path::dense)
+           experts::Path path = experts::Path::dense,
+           scheduler::SumPrecision sums = scheduler::SumPrecision::f64)
       : comm(communicator),
         part(part_of(split, problem.tokens, comm.rank(), comm.size())),
-        layer(communicator, problem.config, kLayer, kSeed, parameters, path),
+        layer(communicator, problem.config, kLayer, kSeed, parameters, path, sums),
         tokens_(problem.tokens),
         dim_(problem.config.dim) {
     load(problem.arrays);
