@@ -17,10 +17,10 @@ ExpertRuns::ExpertRuns(Workload& work)
     : work_(work),
       table_(work.table()),
       gradients_(work.gradients()),
-      saved_(work.shape().pairs() * table_.saved_per_pair(), 0.0f),
-      y_(work.shape().all_tokens() * work.shape().dim, 0.0f),
-      d_hidden_(work.shape().all_tokens() * work.shape().dim, 0.0f),
-      d_gate_(work.shape().pairs(), 0.0f) {}
+      saved_(work_.shape().pairs() * table_.saved_per_pair(), 0.0f),
+      d_gate_(work_.shape().pairs(), 0.0f),
+      y_(work_.shape().all_tokens() * work_.shape().dim, 0.0),
+      d_hidden_(work_.shape().all_tokens() * work_.shape().dim, 0.0) {}
 
 /// body(block, first token) for blocks of at most kBlockTokens tokens of one codeword.
 template <class Body>

@@ -17,6 +17,7 @@ constexpr Command kCommands[] = {
      run_kernels},
     {"expert-paths", "both expert paths over many shapes, against the cost model",
      run_expert_paths},
+    {"layer", "the distributed MoE layer against full scoring; start it with mpirun", run_layer},
 };
 
 void print_usage() {

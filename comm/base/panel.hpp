@@ -15,6 +15,7 @@
 // All functions: local; throw Error when shapes disagree; any count, cols and n, also zero; no
 // allocation once the workspace has seen the largest block; read no table element beyond a row.
 
+#include <chrono>
 #include <type_traits>
 
 #include "comm/base/buffer.hpp"
@@ -49,6 +50,23 @@ using Panel = PanelView<float>;
 /// Scratch of the panel kernels; one per thread of execution, grows to the largest block seen.
 struct PanelWorkspace {
   Buffer<float> packed;
+  double seconds = 0;  ///< spent in the kernels so far, to tell the share of products in a run
+};
+
+/// Adds its lifetime to `seconds`.
+class KernelTimer {
+ public:
+  explicit KernelTimer(double& seconds)
+      : seconds_(seconds), start_(std::chrono::steady_clock::now()) {}
+  ~KernelTimer() {
+    seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+  KernelTimer(const KernelTimer&) = delete;
+  KernelTimer& operator=(const KernelTimer&) = delete;
+
+ private:
+  double& seconds_;
+  std::chrono::steady_clock::time_point start_;
 };
 
 /// tile(i, t) = sum_k panel(i, k) * x(t, k), k ascending.

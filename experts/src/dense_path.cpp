@@ -117,6 +117,7 @@ void forward_dense(const ExpertTable& table, const DenseBlock& block, float* sav
   if (saved != nullptr) save_pre_activations(pairs, plan.index_of(), saved);
   hidden_units(table.activation, pairs);
   multiply_gates(pairs, plan.index_of(), block.selection.gate);
+  const KernelTimer timer(workspace.panel.seconds);
   pair_combine(table.down, block.candidates, block.selection, pairs.unit, plan.m, y);
 }
 

@@ -101,6 +101,11 @@ class MoeLayer : public MoeSlot {
   MoeCounters& counters() { return counters_; }
   PhaseClock& clock() { return clock_; }
   const DispatchPlan& plan() const { return plan_; }
+  /// Seconds inside matrix-product kernels so far (assign, score, experts and the dense backward).
+  double kernel_seconds() const {
+    return panel_.seconds + assign_.panel.seconds + dense_.panel.seconds + grouped_.panel.seconds +
+           score_backward_.panel.seconds;
+  }
   /// The path that the last forward took.
   experts::Path last_path() const { return path_taken_; }
 

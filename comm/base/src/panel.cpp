@@ -325,6 +325,7 @@ void panel_scores(ConstPanel panel, ConstMatrix x, float* tile, PanelWorkspace& 
   AIRMOE_CHECK(x.cols == panel.cols, "panel_scores: tokens [{}, {}] against a panel [{}, {}]",
                x.rows, x.cols, panel.count, panel.cols);
   if (x.rows == 0 || panel.count == 0) return;
+  const KernelTimer timer(workspace.seconds);
   workspace.packed.ensure(tile_ld(x.rows) * x.cols);
   HWY_DYNAMIC_DISPATCH(scores)(panel, x, tile, workspace.packed.data());
 }
@@ -333,6 +334,7 @@ void panel_combine(ConstPanel panel, const float* tile, Matrix y, PanelWorkspace
   AIRMOE_CHECK(y.cols == panel.cols, "panel_combine: output [{}, {}] from a panel [{}, {}]", y.rows,
                y.cols, panel.count, panel.cols);
   if (y.rows == 0 || panel.count == 0) return;
+  const KernelTimer timer(workspace.seconds);
   const int64_t sums_ld = tile_ld(y.cols);
   workspace.packed.ensure(y.rows * sums_ld);
   HWY_DYNAMIC_DISPATCH(combine)(panel, tile, y, workspace.packed.data(), sums_ld);
@@ -342,6 +344,7 @@ void panel_accumulate(Panel panel, const float* tile, ConstMatrix x, PanelWorksp
   AIRMOE_CHECK(x.cols == panel.cols, "panel_accumulate: tokens [{}, {}] into a panel [{}, {}]",
                x.rows, x.cols, panel.count, panel.cols);
   if (x.rows == 0 || panel.count == 0) return;
+  const KernelTimer timer(workspace.seconds);
   workspace.packed.ensure(x.rows * tile_ld(x.cols));
   HWY_DYNAMIC_DISPATCH(accumulate)(panel, tile, x, workspace.packed.data());
 }
