@@ -1,4 +1,4 @@
-#include "scheduler/store/src/agreement.hpp"
+#include "scheduler/store/agreement.hpp"
 
 #include <algorithm>
 #include <array>

@@ -1,8 +1,8 @@
 #include <filesystem>
 
 #include "comm/base/error.hpp"
+#include "scheduler/store/agreement.hpp"
 #include "scheduler/store/checkpoint.hpp"
-#include "scheduler/store/src/agreement.hpp"
 #include "scheduler/store/src/checkpoint_directory.hpp"
 #include "scheduler/store/src/checkpoint_meta.hpp"
 #include "scheduler/store/src/posix_file.hpp"

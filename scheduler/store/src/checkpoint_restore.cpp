@@ -3,8 +3,8 @@
 #include <set>
 
 #include "comm/base/error.hpp"
+#include "scheduler/store/agreement.hpp"
 #include "scheduler/store/checkpoint.hpp"
-#include "scheduler/store/src/agreement.hpp"
 #include "scheduler/store/stored_data.hpp"
 
 namespace airmoe::scheduler {

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "comm/base/error.hpp"
-#include "scheduler/store/src/agreement.hpp"
+#include "scheduler/store/agreement.hpp"
 #include "scheduler/store/src/crc32c.hpp"
 
 namespace airmoe::scheduler {

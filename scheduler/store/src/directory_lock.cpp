@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #include "comm/base/error.hpp"
-#include "scheduler/store/src/agreement.hpp"
+#include "scheduler/store/agreement.hpp"
 #include "scheduler/store/src/checkpoint_directory.hpp"
 #include "scheduler/store/src/posix_file.hpp"
 

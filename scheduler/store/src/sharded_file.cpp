@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "comm/base/error.hpp"
-#include "scheduler/store/src/agreement.hpp"
+#include "scheduler/store/agreement.hpp"
 #include "scheduler/store/src/coverage.hpp"
 #include "scheduler/store/src/crc32c.hpp"
 #include "scheduler/store/src/posix_file.hpp"

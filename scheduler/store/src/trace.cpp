@@ -3,7 +3,7 @@
 #include <unistd.h>
 
 #include "comm/base/error.hpp"
-#include "scheduler/store/src/agreement.hpp"
+#include "scheduler/store/agreement.hpp"
 #include "scheduler/store/src/checkpoint_meta.hpp"
 #include "scheduler/store/src/posix_file.hpp"
 

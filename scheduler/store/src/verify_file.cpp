@@ -4,7 +4,7 @@
 
 #include "comm/base/error.hpp"
 #include "comm/base/partition.hpp"
-#include "scheduler/store/src/agreement.hpp"
+#include "scheduler/store/agreement.hpp"
 #include "scheduler/store/src/describe_file.hpp"
 #include "scheduler/store/src/posix_file.hpp"
 #include "scheduler/store/stored_data.hpp"
