@@ -61,7 +61,7 @@ class Trainer {
   void trace(int64_t step, int64_t first_token, int64_t tokens);
   void collect(StepSums& sums);
   void evaluate(StepReport& report);
-  void save(int64_t step);
+  void save(int64_t step, bool last);
   void write_summary(int64_t step);
   void close_usage_window(int64_t step, bool last);
 

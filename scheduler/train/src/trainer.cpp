@@ -8,7 +8,7 @@
 
 #include "comm/base/error.hpp"
 #include "scheduler/optim/gradient_norm.hpp"
-#include "scheduler/store/src/agreement.hpp"
+#include "scheduler/store/agreement.hpp"
 #include "scheduler/train/trace_step.hpp"
 
 namespace airmoe::scheduler {
@@ -232,7 +232,7 @@ void Trainer::evaluate(StepReport& report) {
       seconds_since(start)));
 }
 
-void Trainer::save(int64_t step) {
+void Trainer::save(int64_t step, bool last) {
   if (!config_.checkpoints || saved_step_ == step) return;
   CheckpointMeta meta;
   meta.step = step;
@@ -253,7 +253,7 @@ void Trainer::save(int64_t step) {
     say(fmt::format("step {}: saved {} ({:.1f} MB, {:.1f} s)", step, saved.path,
                     static_cast<double>(saved.bytes) / 1e6, saved.seconds));
   } catch (const Error& error) {
-    if (error.code() != ExitCode::io || config_.checkpoint_failure_stops) throw;
+    if (error.code() != ExitCode::io || config_.checkpoint_failure_stops || last) throw;
     say(fmt::format("warning: {}; training goes on without it", error.what()));
   }
 }
@@ -320,7 +320,9 @@ ExitCode Trainer::run() {
       seconds_since_log = 0;
       steps_since_log = 0;
     }
-    if (last || (config_.checkpoint_every > 0 && step % config_.checkpoint_every == 0)) save(step);
+    if (last || (config_.checkpoint_every > 0 && step % config_.checkpoint_every == 0)) {
+      save(step, last);
+    }
     if (stopping) {
       say(fmt::format("step {}: stopped by a signal", step));
       result = ExitCode::saved_on_signal;
