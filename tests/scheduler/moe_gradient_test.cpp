@@ -147,5 +147,15 @@ TEST(MoeGradientSum, MicroBatchesAdd) {
   }
 }
 
+// The gate of a single expert is 1: no rounding may look like a gradient of its centroid.
+TEST(MoeGradientOfOne, IsExactlyZeroForCentroids) {
+  const Problem p = random_problem({40, 24, 30, 1, 4, 2, 6}, 23);
+  for (const auto path : {experts::Path::dense, experts::Path::grouped}) {
+    LayerRun run(test::world(), p, Split::even, path);
+    const Outcome got = run.run(p.arrays, run.batch(true, kScale), true);
+    expect_same("d_centroid", got.gradient.centroid, std::vector<float>(30 * 24, 0.0f));
+  }
+}
+
 }  // namespace
 }  // namespace airmoe::oracle

@@ -89,6 +89,9 @@ void MoeLayer::differentiate() {
   const experts::ExpertGradients expert_gradients = gradients();
   const Matrix d_unit = centroid_->gradients();
   const float slope = balance_slope();
+  // The gate of a single expert is 1 whatever its score. Without this, the rounding of d_gate - dot
+  // would be the whole gradient of the centroids, and Adam would take steps of full size along it.
+  const bool scores_matter = config_.active > 1;
   d_gate_.ensure(pairs);
   d_score_.ensure(pairs);
   partial_.ensure(tokens * dim_);
@@ -107,6 +110,7 @@ void MoeLayer::differentiate() {
     experts::backward_grouped(experts_here, grouping_, hidden, by_expert, saved_.data(),
                               {d_y_.data(), tokens, dim_}, d_gate_.data(), d_hidden,
                               expert_gradients, grouped_);
+    if (!scores_matter) return;
     add_balance(0, pairs);
     router::softmax_backward(by_expert, d_gate_.data(), dot_.data(), d_score_.data());
     router::score_backward_pairs(unit_centroids(), hidden, by_expert, d_score_.data(), d_hidden,
@@ -134,10 +138,13 @@ void MoeLayer::differentiate() {
       const experts::DenseBlock block{hidden, rows.data(), std::ssize(rows), pairs_here};
       experts::backward_dense(experts_here, block, saved_.data(), d_y, d_gate_.data(), d_hidden,
                               expert_gradients, dense_);
-      add_balance(block_offset_[0], block_offset_[count]);
-      router::softmax_backward(pairs_here, d_gate_.data(), block_dot_.data(), d_score_.data());
-      router::score_backward_dense(unit_centroids(), rows.data(), std::ssize(rows), hidden,
-                                   pairs_here, d_score_.data(), d_hidden, d_unit, score_backward_);
+      if (scores_matter) {
+        add_balance(block_offset_[0], block_offset_[count]);
+        router::softmax_backward(pairs_here, d_gate_.data(), block_dot_.data(), d_score_.data());
+        router::score_backward_dense(unit_centroids(), rows.data(), std::ssize(rows), hidden,
+                                     pairs_here, d_score_.data(), d_hidden, d_unit,
+                                     score_backward_);
+      }
       for (int64_t t = 0; t < count; ++t) {
         std::copy_n(d_hidden.row(t), dim_, partial_.data() + block_token_[t] * dim_);
       }
