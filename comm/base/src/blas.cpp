@@ -99,6 +99,8 @@ void prepare_process(char** argv, int threads) {
   if (openblas_get_corename == nullptr || std::getenv("OPENBLAS_CORETYPE") != nullptr) return;
   const std::string_view core = better_core(openblas_get_corename());
   if (core.empty() || setenv("OPENBLAS_CORETYPE", core.data(), 1) != 0) return;
+  char path[4096] = {};  // by its path, or ps and pkill would know the program as "exe"
+  if (readlink("/proc/self/exe", path, sizeof path - 1) > 0) execv(path, argv);
   execv("/proc/self/exe", argv);
   // Still here: no /proc. Go on with the slower kernels.
 }
