@@ -30,7 +30,8 @@ constexpr double kStaleSeconds = 60;
 constexpr auto kRefreshInterval = std::chrono::seconds(10);
 
 // Field 22 of /proc/<pid>/stat, ticks since boot: tells a process from a later one of the same id.
-// 0 when there is no such process or no /proc.
+// 0 when there is no such process, when it has ended and only nobody asked for its exit code yet
+// (in containers without an init process that lasts), or without /proc.
 int64_t start_time_of(int64_t pid) {
   std::string line;
   try {
@@ -45,7 +46,9 @@ int64_t start_time_of(int64_t pid) {
   if (name_end == std::string::npos) return 0;
   std::istringstream fields(line.substr(name_end + 1));
   std::string field;
-  for (int i = 3; i <= 22; ++i) fields >> field;
+  fields >> field;
+  if (field == "Z" || field == "X") return 0;
+  for (int i = 4; i <= 22; ++i) fields >> field;
   return std::strtoll(field.c_str(), nullptr, 10);
 }
 
