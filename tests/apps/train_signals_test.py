@@ -1,0 +1,145 @@
+"""SIGTERM and SIGUSR1, to one rank, to all, to mpirun: step finished, checkpoint, code 85, resume."""
+
+import os
+import signal
+import subprocess
+import time
+
+import h5py
+
+import train_runs
+from train_runs import SECONDS_FOR_A_RUN, Run, TrainTest, command
+
+SAVED_ON_SIGNAL = 85
+OPTIONS = ["--lr", 0.01, "--schedule-steps", 1000, "--eval-every", 7]
+
+
+def children(pid):
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat", encoding="ascii", errors="replace") as file:
+                parent = file.read().rpartition(")")[2].split()[1]
+        except OSError:  # it has ended meanwhile
+            continue
+        if int(parent) == pid:
+            found.append(int(name))
+    return found
+
+
+def ranks_of(mpirun):
+    """Process ids of the ranks, whatever stands between them and mpirun."""
+    found, todo = [], [mpirun]
+    while todo:
+        for pid in children(todo.pop()):
+            with open(f"/proc/{pid}/comm", encoding="ascii") as file:
+                (found if file.read().startswith("airmoe-train") else todo).append(pid)
+    return found
+
+
+class Signals(TrainTest):
+    def interrupt(self, ranks, name, send, *options):
+        """Starts, lets it take some steps, sends, waits for the end."""
+        output_dir = self.path(name)
+        start = time.monotonic()
+        process = subprocess.Popen(
+            command(ranks, self.small_run(name, "--steps", 1_000_000, *OPTIONS, *options)),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            metrics = os.path.join(output_dir, "metrics.jsonl")
+            while not os.path.exists(metrics) or os.path.getsize(metrics) < 1000:
+                self.assertIsNone(process.poll(), "ended before its time")
+                self.assertLess(time.monotonic() - start, SECONDS_FOR_A_RUN)
+                time.sleep(0.01)
+            pids = ranks_of(process.pid)
+            self.assertEqual(len(pids), ranks)
+            sent = time.monotonic()
+            send(process.pid, pids)
+            out, err = process.communicate(timeout=SECONDS_FOR_A_RUN)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+        return Run(process.returncode, out, err, output_dir, time.monotonic() - sent)
+
+    def check(self, ranks, name, send):
+        run = self.interrupt(ranks, name, send)
+        self.assertEqual(run.code, SAVED_ON_SIGNAL, run)
+        self.assertEqual(run.our_lines(), [], run)
+        self.assertLess(run.seconds, 10)
+        return self.check_files(run, name)
+
+    def check_files(self, run, name):
+        """One good checkpoint of the last step in metrics and summary: that step."""
+        folder = self.path(name, "checkpoints")
+        (file,) = [n for n in os.listdir(folder) if n.endswith(".h5")]
+        self.assertEqual(sorted(os.listdir(folder)), ["latest", file])
+        self.assert_good_file(os.path.join(folder, file))
+        with h5py.File(os.path.join(folder, file), "r") as opened:
+            step = int(opened.attrs["step"])
+        self.assertEqual(list(run.losses()), list(range(1, step + 1)))
+        self.assertEqual(run.summary()["steps"], step)
+        return step
+
+    def check_resume(self, ranks, name, step):
+        """Three more steps are those of a run that nobody stopped."""
+        resumed = self.start(ranks, name, "--resume", "auto", "--steps", step + 3, *OPTIONS)
+        self.assertEqual(resumed.code, 0, resumed)
+        straight = self.train(ranks, name + "-straight", "--steps", step + 3, *OPTIONS)
+        self.assertEqual(resumed.losses(), straight.losses())
+        self.assert_same_file(resumed.checkpoint(step + 3), straight.checkpoint(step + 3))
+
+    def test_one_rank_of_three(self):
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            name = f"one-{number}"
+            step = self.check(3, name, lambda _, pids, n=number: os.kill(pids[-1], n))
+            self.check_resume(3, name, step)
+
+    def test_all_ranks_twice(self):
+        def send(_, pids):
+            for number in (signal.SIGTERM, signal.SIGUSR1):
+                for pid in pids:
+                    os.kill(pid, number)
+        step = self.check(2, "all", send)
+        self.check_resume(2, "all", step)
+
+    def test_usr1_to_mpirun_reaches_the_ranks(self):
+        self.check(2, "usr1-mpirun", lambda mpirun, _: os.kill(mpirun, signal.SIGUSR1))
+
+    def test_term_to_mpirun(self):
+        """Open MPI waits, passes it on, waits again, kills, and ends with a code of its own."""
+        os.environ["OMPI_MCA_odls_base_sigkill_timeout"] = "2"
+        self.addCleanup(os.environ.pop, "OMPI_MCA_odls_base_sigkill_timeout")
+        run = self.interrupt(2, "term-mpirun", lambda mpirun, _: os.kill(mpirun, signal.SIGTERM))
+        self.assertNotEqual(run.code, 0, run)
+        self.check_resume(2, "term-mpirun", self.check_files(run, "term-mpirun"))
+
+    def test_without_mpirun(self):
+        output_dir = self.path("single")
+        process = subprocess.Popen(
+            command(1, self.small_run("single", "--steps", 1_000_000, *OPTIONS))[3:],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            metrics = os.path.join(output_dir, "metrics.jsonl")
+            while not os.path.exists(metrics) or os.path.getsize(metrics) < 1000:
+                self.assertIsNone(process.poll())
+                time.sleep(0.01)
+            process.terminate()
+            _, err = process.communicate(timeout=SECONDS_FOR_A_RUN)
+        finally:
+            process.kill()
+        self.assertEqual((process.returncode, err), (SAVED_ON_SIGNAL, ""))
+
+    def test_killed_rank_leaves_nothing_broken(self):
+        run = self.interrupt(3, "kill", lambda _, pids: os.kill(pids[1], signal.SIGKILL),
+                             "--checkpoint-every", 2, "--keep", 2)
+        self.assertNotEqual(run.code, 0)
+        self.assertLess(run.seconds, 10)
+        last = max(int(n[5:14]) for n in os.listdir(self.path("kill", "checkpoints"))
+                   if n.endswith(".h5"))
+        self.check_resume(3, "kill", last)
+        self.assertEqual([n for n in os.listdir(self.path("kill", "checkpoints")) if "tmp" in n], [])
+
+
+if __name__ == "__main__":
+    train_runs.main()
