@@ -25,7 +25,7 @@ class CodebookStep {
 
   /// Collective. Codewords become tokens of the global batch, drawn without repetition (with
   /// repetition once there are fewer tokens than codewords); the count of each starts at its fair
-  /// share of the tokens, at least 1.
+  /// share of the tokens, at least 1. Throws Error when the batch has no tokens.
   void initialise(router::Codebook& codebook, ConstMatrix hidden, const TokenRange& range,
                   const RandomStream& stream);
 

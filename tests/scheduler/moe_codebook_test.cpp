@@ -137,11 +137,13 @@ TEST(MoeCodebook, StartsFromDistinctTokensAtTheirFairShare) {
 TEST(MoeCodebook, EvaluationBeforeTheFirstTrainingBatchIsAnError) {
   const Problem p = training_problem(kShape, 61);
   LayerRun run(test::world(), p, Split::even);
-  std::vector<float> out(run.part.count * kShape.dim);
-  run.layer.begin_micro_batch(run.batch(false, 0.0f));
-  EXPECT_THROW(run.layer.forward({p.arrays.hidden.data(), run.part.count, kShape.dim},
-                                 {out.data(), run.part.count, kShape.dim}),
-               Error);
+  EXPECT_THROW(run.forward(p.arrays.hidden, run.batch(false, 0.0f)), Error);
+}
+
+TEST(MoeCodebook, CannotStartFromABatchWithoutTokens) {
+  const Problem p = training_problem({0, 14, 30, 3, 1, 6, 8}, 61);
+  LayerRun run(test::world(), p, Split::even);
+  EXPECT_THROW(run.forward(p.arrays.hidden, run.batch(true, 0.0f)), Error);
 }
 
 TEST(MoeCodebook, FollowsTheKMeansStepAndIsReplicatedForAllRankCounts) {

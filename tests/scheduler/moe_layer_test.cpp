@@ -1,6 +1,8 @@
 // The MoE layer on any number of ranks against a double-precision reference in one process, and
 // against itself on one rank.
 
+#include <limits>
+
 #include "tests/scheduler/oracle/agree.hpp"
 #include "tests/support/mpi_test.hpp"
 
@@ -83,6 +85,38 @@ TEST_P(MoeLayerCases, ForwardAndBackwardAreTheReference) {
 
 INSTANTIATE_TEST_SUITE_P(All, MoeLayerCases, ::testing::ValuesIn(kCases),
                          [](const auto& test) { return std::string(test.param.name); });
+
+// A token that is not finite must not change the results of others, nor make ranks disagree about
+// sizes: the trainer sees it in the loss and ends the run.
+TEST(MoeLayerNotFinite, StaysWithItsToken) {
+  const Shape shape = {40, 12, 30, 4, 1, 3, 10};
+  constexpr int64_t kBadToken = 17;
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), kInfinity, -kInfinity, 3e38f}) {
+    for (const Path path : {Path::dense, Path::grouped}) {
+      SCOPED_TRACE(bad);
+      Problem p = random_problem(shape, 41);
+      LayerRun run(test::world(), p, Split::even, path);
+      const std::vector<float> out = run.forward(p.arrays.hidden, run.batch(true, 0.0f));
+      const std::vector<float> back = run.backward(p.arrays.d_out);
+      for (int64_t k = 0; k < 5; ++k) p.arrays.hidden[kBadToken * shape.dim + 2 * k] = bad;
+      const std::vector<float> bad_out = run.forward(p.arrays.hidden, run.batch(true, 0.0f));
+      const std::vector<float> bad_back = run.backward(p.arrays.d_out);
+      bool seen = false;
+      for (int64_t i = 0; i < std::ssize(out); ++i) {
+        if (run.part.first + i / shape.dim == kBadToken) {
+          seen |= !std::isfinite(bad_out[i]);
+        } else {
+          EXPECT_EQ(bad_out[i], out[i]);
+          EXPECT_EQ(bad_back[i], back[i]);
+        }
+      }
+      EXPECT_FALSE(test::on_all_ranks(!seen));
+      scheduler::RoutingRecord record;
+      EXPECT_NO_THROW(run.layer.capture(record));
+    }
+  }
+}
 
 }  // namespace
 }  // namespace airmoe::oracle

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "comm/base/error.hpp"
+
 namespace airmoe::scheduler {
 
 ConstMatrix CodebookStep::fetch_tokens(ConstMatrix hidden, const TokenRange& range,
@@ -25,6 +27,7 @@ ConstMatrix CodebookStep::fetch_tokens(ConstMatrix hidden, const TokenRange& ran
 
 void CodebookStep::initialise(router::Codebook& codebook, ConstMatrix hidden,
                               const TokenRange& range, const RandomStream& stream) {
+  AIRMOE_CHECK(range.global_tokens > 0, "a codebook cannot start from a batch without tokens");
   const int64_t codewords = codebook.config().codewords;
   const float share = static_cast<float>(range.global_tokens) / static_cast<float>(codewords);
   codebook.initialise(fetch_tokens(hidden, range, stream, codewords), std::max(1.0f, share));
