@@ -254,7 +254,9 @@ void Trainer::save(int64_t step, bool last) {
                     static_cast<double>(saved.bytes) / 1e6, saved.seconds));
   } catch (const Error& error) {
     if (error.code() != ExitCode::io || config_.checkpoint_failure_stops || last) throw;
-    say(fmt::format("warning: {}; training goes on without it", error.what()));
+    std::string why = error.what();
+    if (why.ends_with('.')) why.pop_back();
+    say(fmt::format("warning: {}; training goes on without it", why));
   }
 }
 
