@@ -21,6 +21,20 @@ using D = hn::ScalableTag<float>;
 constexpr int64_t kLanes = hn::MaxLanes(D());
 constexpr int kSources = 4;  // rows handled at a time: one load of the shared row serves all
 
+/// The last, partial vector of a row, filled up with zeros. By way of a buffer: without masked
+/// instructions (SSE4, NEON) Highway's MaskedLoad reads a whole aligned vector.
+HWY_INLINE hn::Vec<D> load_tail(const float* row, int64_t count) {
+  HWY_ALIGN float padded[kLanes] = {};
+  std::copy_n(row, count, padded);
+  return hn::Load(D(), padded);
+}
+
+HWY_INLINE void store_tail(hn::Vec<D> value, float* row, int64_t count) {
+  HWY_ALIGN float padded[kLanes];
+  hn::Store(value, D(), padded);
+  std::copy_n(padded, count, row);
+}
+
 /// out[s * stride] = <shared, source[s]> for s < kS.
 template <int kS>
 HWY_INLINE void dots(const float* HWY_RESTRICT shared, const float* const* source, int64_t count,
@@ -39,11 +53,12 @@ HWY_INLINE void dots(const float* HWY_RESTRICT shared, const float* const* sourc
     }
   }
   for (; k < count; k += kLanes) {
-    const auto tail = hn::FirstN(d, static_cast<size_t>(std::min(kLanes, count - k)));
-    const auto u = hn::MaskedLoad(tail, d, shared + k);
+    const bool whole = k + kLanes <= count;
+    const auto u = whole ? hn::LoadU(d, shared + k) : load_tail(shared + k, count - k);
 #pragma GCC unroll 4
     for (int s = 0; s < kS; ++s) {
-      even[s] = hn::MulAdd(u, hn::MaskedLoad(tail, d, source[s] + k), even[s]);
+      const auto x = whole ? hn::LoadU(d, source[s] + k) : load_tail(source[s] + k, count - k);
+      even[s] = hn::MulAdd(u, x, even[s]);
     }
   }
 #pragma GCC unroll 4
@@ -68,13 +83,12 @@ HWY_INLINE void add_scaled(float* HWY_RESTRICT target, const float* factor,
     hn::StoreU(sum, d, target + k);
   }
   if (k == count) return;
-  const auto tail = hn::FirstN(d, static_cast<size_t>(count - k));
-  auto sum = hn::MaskedLoad(tail, d, target + k);
+  auto sum = load_tail(target + k, count - k);
 #pragma GCC unroll 4
   for (int s = 0; s < kS; ++s) {
-    sum = hn::MulAdd(f[s], hn::MaskedLoad(tail, d, source[s] + k), sum);
+    sum = hn::MulAdd(f[s], load_tail(source[s] + k, count - k), sum);
   }
-  hn::BlendedStore(sum, tail, d, target + k);
+  store_tail(sum, target + k, count - k);
 }
 
 /// Runs body<4>(begin) for every full group of four and body<1>(begin) for the rest.

@@ -183,12 +183,16 @@ int64_t compress_entries(const Entries& in, float threshold, int64_t& ties_left,
     }
     const int64_t taken = static_cast<int64_t>(hn::CountTrue(d, take));
     if (taken == 0) return;
-    if (out + kLanes <= capacity) {
+    if (out + kLanes <= capacity) {  // else no store may touch the lanes beyond
       hn::StoreU(hn::Compress(score, take), d, score_out + out);
       hn::StoreU(hn::Compress(id, hn::RebindMask(di, take)), di, id_out + out);
     } else {
-      hn::CompressBlendedStore(score, take, d, score_out + out);
-      hn::CompressBlendedStore(id, hn::RebindMask(di, take), di, id_out + out);
+      HWY_ALIGN float scores[kLanes];
+      HWY_ALIGN int32_t ids[kLanes];
+      hn::Store(hn::Compress(score, take), d, scores);
+      hn::Store(hn::Compress(id, hn::RebindMask(di, take)), di, ids);
+      std::copy_n(scores, taken, score_out + out);
+      std::copy_n(ids, taken, id_out + out);
     }
     out += taken;
   };

@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include <gtest/gtest.h>
+#include <hwy/targets.h>
 
 #include "comm/base/error.hpp"
 #include "experts/expert_case.hpp"
@@ -92,6 +93,25 @@ INSTANTIATE_TEST_SUITE_P(
       return fmt::format("{}_m{}_d{}_n{}", name_of(std::get<0>(test.param)),
                          std::get<1>(test.param), std::get<2>(test.param), std::get<3>(test.param));
     });
+
+TEST(Paths, EveryInstructionSetMatchesReference) {
+  for (int64_t targets = hwy::SupportedTargets() & HWY_TARGETS; targets != 0;
+       targets &= targets - 1) {
+    const int64_t target = targets & -targets;
+    hwy::SetSupportedTargetsForTest(target);
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+    for (int64_t m : {1, 5, 17}) {
+      for (int64_t dim : {3, 21}) {  // rows that end within a vector
+        SCOPED_TRACE(fmt::format("{} m {} dim {}", hwy::TargetName(target), m, dim));
+        const Case c({.tokens = 20, .dim = dim, .m = m, .activation = ExpertActivation::swiglu});
+        expect_matches_reference(c, run(c, Way::dense));
+        expect_matches_reference(c, run(c, Way::grouped));
+      }
+    }
+  }
+  hwy::SetSupportedTargetsForTest(0);
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+}
 
 TEST(Paths, ManyPairsAreWorkedOffInPieces) {
   for (int64_t m : {1, 17}) {  // more pairs than the grouped path computes at a time

@@ -157,11 +157,27 @@ HWY_INLINE void chain(hn::Vec<D> (&sum)[kR][kV], const float* HWY_RESTRICT piece
   }
 }
 
-// Columns of one vector from k on, those beyond `cols` as zero.
+// Columns of one vector from k < cols on, those beyond `cols` as zero. The last, partial vector
+// goes by way of a buffer: without masked instructions (SSE4, NEON) Highway's MaskedLoad reads a
+// whole aligned vector.
 HWY_INLINE hn::Vec<D> load_columns(const float* row, int64_t k, int64_t cols) {
   const D d;
-  return k + kLanes <= cols ? hn::LoadU(d, row + k)
-                            : hn::MaskedLoad(first_lanes(cols - k), d, row + k);
+  if (k + kLanes <= cols) return hn::LoadU(d, row + k);
+  HWY_ALIGN float padded[kLanes] = {};
+  std::copy_n(row + k, cols - k, padded);
+  return hn::Load(d, padded);
+}
+
+// The reverse; columns from `cols` on are left alone.
+HWY_INLINE void store_columns(hn::Vec<D> value, float* row, int64_t k, int64_t cols) {
+  const D d;
+  if (k + kLanes <= cols) {
+    hn::StoreU(value, d, row + k);
+    return;
+  }
+  HWY_ALIGN float padded[kLanes];
+  hn::Store(value, d, padded);
+  std::copy_n(padded, cols - k, row + k);
 }
 
 // Calls f(k, kV as a constant) for the column blocks of a row: kVectors vectors, then single ones.
@@ -291,11 +307,7 @@ void accumulate_chunk(const Panel& panel, int64_t i0, const float* tile, int64_t
         for (int v = 0; v < kV; ++v) {
           const int64_t column = k + v * kLanes;
           const auto value = hn::Add(load_columns(row[i + r], column, panel.cols), sum[r][v]);
-          if (column + kLanes <= panel.cols) {
-            hn::StoreU(value, d, row[i + r] + column);
-          } else {
-            hn::BlendedStore(value, first_lanes(panel.cols - column), d, row[i + r] + column);
-          }
+          store_columns(value, row[i + r], column, panel.cols);
         }
       }
     });
