@@ -11,11 +11,10 @@ using scheduler::TrainConfig;
 
 namespace {
 
-// "1,5,10" to numbers; an empty text is an empty list.
+// "1,5,10" to numbers.
 std::vector<int64_t> parse_list(const char* option, const std::string& text) {
   std::vector<int64_t> numbers;
-  std::size_t begin = 0;
-  while (begin < text.size()) {
+  for (std::size_t begin = 0; begin <= text.size();) {
     const std::size_t end = std::min(text.find(',', begin), text.size());
     int64_t value = 0;
     const auto result = std::from_chars(text.data() + begin, text.data() + end, value);
@@ -248,7 +247,10 @@ void TrainOptions::add_output() {
       [](TrainConfig& c, const std::string& v) { c.trace_steps = parse_list("trace-steps", v); });
   add<double>(group, "deadline", "SECONDS",
               fmt::format("longest wait for other ranks inside one call ({})", d.deadline_seconds),
-              [](TrainConfig& c, double v) { c.deadline_seconds = v; });
+              [](TrainConfig& c, double v) {  // here, because the communicator is made first
+                if (!(v > 0)) fail(ExitCode::config, "--deadline {}: give seconds above 0", v);
+                c.deadline_seconds = v;
+              });
   group.add_options()("progress", po::value<std::string>()->value_name("WHEN"),
                       "progress line: auto (on a terminal), always or never (auto)");
   description_.add(group);

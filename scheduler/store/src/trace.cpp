@@ -23,12 +23,18 @@ TraceWriter::TraceWriter(comm::Communicator& comm, std::string path, Mode mode,
       fail(ExitCode::io, "trace {}: the directory {} does not exist or is not writable", path_,
            directory);
     }
-    if (mode == Mode::create || ::access(path_.c_str(), F_OK) != 0) return;
-    const StoredFile file = read_stored_file(path_);
-    if (file.format != kTraceFormat) {
-      fail(ExitCode::bad_data, "{}: its format is `{}`, not {}", path_, file.format, kTraceFormat);
+    if (::access(path_.c_str(), F_OK) != 0) return;
+    try {
+      const StoredFile file = read_stored_file(path_);
+      if (file.format != kTraceFormat) {
+        fail(ExitCode::bad_data, "{}: its format is `{}`, not {}", path_, file.format,
+             kTraceFormat);
+      }
+    } catch (const Error& error) {  // an older trace may be replaced, nothing else
+      fail(ExitCode::bad_data, "trace {} exists and is not a good trace, name another file: {}",
+           path_, error.what());
     }
-    extend = 1;
+    extend = mode == Mode::extend ? 1 : 0;
   });
   comm_.broadcast(std::span<int32_t>(&extend, 1), 0);
   extend_ = extend == 1;

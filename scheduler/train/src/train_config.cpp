@@ -1,6 +1,8 @@
 #include "scheduler/train/train_config.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <utility>
 
 #include <nlohmann/json.hpp>
 
@@ -64,6 +66,17 @@ void TrainConfig::validate() const {
     fail(ExitCode::config,
          "--accumulate {} is larger than --batch {}: choose --accumulate <= --batch", accumulate,
          batch);
+  }
+  for (const auto& [option, beta] : {std::pair{"--beta1", adamw.beta1}, {"--beta2", adamw.beta2}}) {
+    if (!(beta >= 0 && beta < 1)) {
+      fail(ExitCode::config, "{} {}: give a number from 0 to below 1", option, beta);
+    }
+  }
+  if (!(adamw.epsilon > 0 && std::isfinite(adamw.epsilon))) {
+    fail(ExitCode::config, "--adam-epsilon {}: give a number above 0", adamw.epsilon);
+  }
+  if (!(adamw.weight_decay >= 0 && std::isfinite(adamw.weight_decay))) {
+    fail(ExitCode::config, "--weight-decay {}: give a number of at least 0", adamw.weight_decay);
   }
   if (!(clip >= 0)) fail(ExitCode::config, "--clip {}: give a norm above 0, or 0 for none", clip);
   if (!(validation_fraction >= 0 && validation_fraction < 1)) {
