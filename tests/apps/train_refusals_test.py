@@ -67,6 +67,8 @@ class Refusals(TrainTest):
             (USAGE, ["--steps", "1e3"], ["--steps", "1e3"]),
             (USAGE, ["--preset", "huge", "small"], ["--preset", "huge"]),
             (USAGE, ["--moe-layers", "1;2"], ["--moe-layers", "1;2"]),
+            (USAGE, ["--moe-layers"], ["--moe-layers", ""]),
+            (USAGE, ["--trace-steps", "1,"], ["--trace", "t.h5", "--trace-steps", "1,"]),
             (USAGE, ["--expert-activation", "tanh", "swiglu"], ["--expert-activation", "tanh"]),
             (USAGE, ["--config", "no.ini"], ["--config", "no.ini"]),
         ])
@@ -83,6 +85,9 @@ class Refusals(TrainTest):
             (CONFIG, ["--trace", "--trace-steps"], ["--trace", "t.h5"]),
             (CONFIG, ["--trace-steps", "9"], ["--trace", "t.h5", "--trace-steps", 9]),
             (CONFIG, ["--lr", "nan"], ["--lr", "nan"]),
+            (CONFIG, ["--beta2", "1"], ["--beta2", 1]),
+            (CONFIG, ["--weight-decay", "nan"], ["--weight-decay", "nan"]),
+            (CONFIG, ["--deadline", "0"], ["--deadline", 0]),
         ])
 
     def test_data(self):
@@ -116,6 +121,10 @@ class Refusals(TrainTest):
             (IO, ["--output-dir", "flipped.h5/below"], ["--output-dir", self.path("flipped.h5", "below")]),
             (IO, ["flipped.h5"], ["--checkpoint-dir", self.path("flipped.h5", "below")]),
             (CONFIG, ["--resume", "good"], ["--output-dir", self.path("good")]),
+            (BAD_DATA, ["part0.txt"], ["--trace", self.path("data", "part0.txt"),
+                                       "--trace-steps", 1]),
+            (BAD_DATA, ["step-000000004.h5"], ["--trace", self.good.checkpoint(4),
+                                               "--trace-steps", 1]),
         ])
         self.assertEqual(len(self.good.metrics()), 4)
 
