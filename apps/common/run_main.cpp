@@ -42,14 +42,18 @@ int run_main(const std::string& program, comm::MpiEnvironment& environment,
   const Failure failure = run(body);
   const int code = static_cast<int>(failure.code);
   if (failure.message.empty()) return code;
-  if (environment.all_ranks_arrive(kSecondsForOthersToFail)) {
+  // After a missed deadline messages may still be under way into memory that is gone: any further
+  // progress of MPI could write there.
+  const bool may_communicate = failure.code != ExitCode::watchdog;
+  if (may_communicate && environment.all_ranks_arrive(kSecondsForOthersToFail)) {
     if (environment.rank() == 0) {
       std::fprintf(stderr, "%s: error: %s\n", program.c_str(), failure.message.c_str());
     }
     return code;
   }
-  std::fprintf(stderr, "%s: error: [rank %d] %s\n", program.c_str(), environment.rank(),
-               failure.message.c_str());
+  const bool names_rank = failure.message.starts_with("rank ");
+  const std::string rank = names_rank ? "" : "[rank " + std::to_string(environment.rank()) + "] ";
+  std::fprintf(stderr, "%s: error: %s%s\n", program.c_str(), rank.c_str(), failure.message.c_str());
   std::fflush(stderr);
   comm::MpiEnvironment::abort_all(code);
 }
