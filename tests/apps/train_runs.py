@@ -101,7 +101,9 @@ def merged(options):
 
 
 def command(ranks, options):
-    return [MPIEXEC, "-n", str(ranks), os.path.join(APPS, "airmoe-train"), *map(str, options)]
+    """ranks 0: one process, without mpirun."""
+    mpirun = [MPIEXEC, "-n", str(ranks)] if ranks > 0 else []
+    return [*mpirun, os.path.join(APPS, "airmoe-train"), *map(str, options)]
 
 
 def airmoe_inspect(*options):

@@ -10,7 +10,7 @@ import h5py
 import train_runs
 from train_runs import SECONDS_FOR_A_RUN, Run, TrainTest, command
 
-SAVED_ON_SIGNAL = 85
+SAVED_ON_SIGNAL, WATCHDOG = 85, 86
 OPTIONS = ["--lr", 0.01, "--schedule-steps", 1000, "--eval-every", 7]
 
 
@@ -38,13 +38,16 @@ def ranks_of(mpirun):
 
 
 class Signals(TrainTest):
+    patience = train_runs.QUICK_MPIRUN
+
     def interrupt(self, ranks, name, send, *options):
         """Starts, lets it take some steps, sends, waits for the end."""
         output_dir = self.path(name)
         start = time.monotonic()
         process = subprocess.Popen(
             command(ranks, self.small_run(name, "--steps", 1_000_000, *OPTIONS, *options)),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=os.environ | self.patience)
         try:
             metrics = os.path.join(output_dir, "metrics.jsonl")
             while not os.path.exists(metrics) or os.path.getsize(metrics) < 1000:
@@ -108,8 +111,7 @@ class Signals(TrainTest):
 
     def test_term_to_mpirun(self):
         """Open MPI waits, passes it on, waits again, kills, and ends with a code of its own."""
-        os.environ["OMPI_MCA_odls_base_sigkill_timeout"] = "2"
-        self.addCleanup(os.environ.pop, "OMPI_MCA_odls_base_sigkill_timeout")
+        self.patience = {"OMPI_MCA_odls_base_sigkill_timeout": "2"}
         run = self.interrupt(2, "term-mpirun", lambda mpirun, _: os.kill(mpirun, signal.SIGTERM))
         self.assertNotEqual(run.code, 0, run)
         self.check_resume(2, "term-mpirun", self.check_files(run, "term-mpirun"))
@@ -117,7 +119,7 @@ class Signals(TrainTest):
     def test_without_mpirun(self):
         output_dir = self.path("single")
         process = subprocess.Popen(
-            command(1, self.small_run("single", "--steps", 1_000_000, *OPTIONS))[3:],
+            command(0, self.small_run("single", "--steps", 1_000_000, *OPTIONS)),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         try:
             metrics = os.path.join(output_dir, "metrics.jsonl")
@@ -129,6 +131,18 @@ class Signals(TrainTest):
         finally:
             process.kill()
         self.assertEqual((process.returncode, err), (SAVED_ON_SIGNAL, ""))
+
+    def test_stopped_rank(self):
+        """A rank that does not answer: the others end, and with them the run."""
+        for i in (0, 2):
+            run = self.interrupt(3, f"hang{i}", lambda _, pids, i=i: os.kill(pids[i], signal.SIGSTOP),
+                                 "--deadline", 2)
+            self.assertEqual(run.code, WATCHDOG, run)
+            self.assertIn("no answer from", run.our_lines()[0])
+            self.assertIn("within 2", run.our_lines()[0])
+            for crash in train_runs.CRASHES:
+                self.assertNotIn(crash, run.stderr)
+            self.assertLess(run.seconds, 12)
 
     def test_killed_rank_leaves_nothing_broken(self):
         run = self.interrupt(3, "kill", lambda _, pids: os.kill(pids[1], signal.SIGKILL),
