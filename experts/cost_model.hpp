@@ -24,23 +24,25 @@ struct PathShape {
 
 /// Work of a path in units that its constants give seconds for.
 using DenseUnits = std::array<double, 4>;
-using GroupedUnits = std::array<double, 5>;
+using GroupedUnits = std::array<double, 6>;
 
-/// multiply-adds in tiles, padding included; expert row elements read; hidden units of pairs; tile
-/// elements cleared and candidates listed.
+/// Multiply-adds of panel products (scores and gradients) in tiles, padding included; multiply-adds
+/// of pair_combine; expert row elements read or changed; those of them beyond the cache.
 DenseUnits dense_units(const PathShape& shape);
-/// multiply-adds of pairs; token row elements read or changed; expert row elements read or changed;
-/// hidden units of pairs; pairs sorted.
+/// Multiply-adds of pairs, padding included; token row elements read or changed; those of them
+/// beyond the cache; expert row elements read or changed; hidden units of pairs; pairs sorted.
 GroupedUnits grouped_units(const PathShape& shape);
 
 /// Seconds per unit, forward and backward together, on one core of an Intel Xeon (Sapphire Rapids,
-/// AVX-512). Fitted by non-negative least squares of the relative error (apps/bench/
-/// fit_cost_model.py) to the 108 shapes of `airmoe-bench expert-paths`: rms error 16 % for both
-/// paths. The choice was right for 89 % of those shapes and cost at most a factor of 1.32, 2 % in
-/// the mean (always grouped: 5 %, always dense: 72 %). Only ratios matter for it. Zero: too small
-/// beside the others to be seen. Fit again after changing a kernel.
-inline constexpr DenseUnits kDenseSeconds = {1.50e-11, 1.95e-10, 1.44e-08, 0.00e+00};
-inline constexpr GroupedUnits kGroupedSeconds = {3.07e-11, 2.24e-11, 3.92e-10, 6.41e-09, 3.04e-08};
+/// AVX-512, 2 MiB second-level cache). Fitted by non-negative least squares of the relative error
+/// (apps/bench/fit_cost_model.py) to the 142 shapes of `airmoe-bench expert-paths`, 64 to 4,096
+/// tokens, tables of 1 to 64 MiB: rms error 19 % for dense, 21 % for grouped. The choice is right
+/// for 92 % of those shapes and costs at most a factor of 1.45, 1.2 % in the mean (always
+/// grouped: 16 %, always dense: 57 %). Measured on a machine with other work on it. Only ratios
+/// matter for the choice. Fit again after changing a kernel.
+inline constexpr DenseUnits kDenseSeconds = {1.50e-11, 1.90e-10, 6.30e-11, 1.63e-10};
+inline constexpr GroupedUnits kGroupedSeconds = {3.39e-11, 1.53e-10, 1.76e-10,
+                                                 2.98e-10, 2.38e-09, 3.24e-08};
 
 /// Predicted seconds of forward and backward.
 double dense_seconds(const PathShape& shape);

@@ -2,6 +2,7 @@
 // what experts/cost_model.hpp predicts. fit_cost_model.py turns the JSON into its constants.
 
 #include <algorithm>
+#include <initializer_list>
 
 #include <fmt/format.h>
 
@@ -15,6 +16,8 @@ namespace airmoe::bench {
 namespace {
 
 constexpr int64_t kTotalTokens = 256;
+// Hidden units of pairs; about two seconds for both paths.
+constexpr int64_t kMostUnits = 4096 * 512;
 
 /// Few to many tokens per codeword, dense to sparse selections, narrow to wide experts.
 std::vector<WorkloadShape> shapes_to_measure(uint64_t seed) {
@@ -37,6 +40,26 @@ std::vector<WorkloadShape> shapes_to_measure(uint64_t seed) {
       }
     }
   }
+  // Tables of 64 MiB each, and tokens within and far beyond the second-level cache.
+  struct Tokens {
+    int64_t per_codeword, codewords;
+  };
+  for (int64_t expert_dim : {1, 4}) {
+    for (int64_t active : {32, 128, 512}) {
+      for (const Tokens& tokens :
+           std::initializer_list<Tokens>{{1, 64}, {8, 8}, {8, 64}, {64, 8}, {32, 64}, {8, 512}}) {
+        if (expert_dim * active * tokens.per_codeword * tokens.codewords > kMostUnits) continue;
+        shapes.push_back({.experts = 65536 / expert_dim,
+                          .dim = 256,
+                          .expert_dim = expert_dim,
+                          .shortlist = 2048,
+                          .active = active,
+                          .tokens = tokens.per_codeword,
+                          .codewords = tokens.codewords,
+                          .seed = seed});
+      }
+    }
+  }
   return shapes;
 }
 
@@ -54,7 +77,7 @@ experts::PathShape path_shape(const WorkloadShape& shape) {
 }  // namespace
 
 ExitCode run_expert_paths(int argc, char** argv) {
-  Repeats repeats{.warm_up = 1, .repetitions = 5};
+  Repeats repeats{.warm_up = 1, .repetitions = 3};
   uint64_t seed = 1;
   std::string json;
   boost::program_options::options_description options("Expert paths", 100, 60);

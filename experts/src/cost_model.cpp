@@ -11,10 +11,17 @@ namespace airmoe::experts {
 namespace {
 
 constexpr double kBlockTokens = 64;  // callers of the dense path split codewords into such blocks
+constexpr double kCacheBytes = 2 << 20;  // second-level cache of a core
 
-/// Matrix products of forward and backward together.
-double products(const PathShape& shape) {
-  return shape.gated ? 9 : 6;
+/// Matrices of an expert. Forward and backward together take each one three times: for scores, for
+/// a sum over pairs, and for its gradient.
+double matrices(const PathShape& shape) {
+  return shape.gated ? 3 : 2;
+}
+
+/// Share of accesses that miss a cache, if they fall evenly on `bytes`.
+double missing_share(double bytes) {
+  return bytes > kCacheBytes ? 1 - kCacheBytes / bytes : 0;
 }
 
 template <class Units>
@@ -33,8 +40,12 @@ DenseUnits dense_units(const PathShape& shape) {
   // Candidates that at least one token of the block selects, if tokens select independently.
   const double share = std::clamp(shape.active / shape.candidates, 0.0, 1.0);
   const double rows = shape.candidates * (1 - std::pow(1 - share, block)) * m;
-  return {products(shape) * blocks * rows * d * lanes, products(shape) * blocks * rows * d,
-          shape.tokens * shape.active * m, blocks * (shape.candidates + rows * lanes)};
+  const double row_elements = 3 * matrices(shape) * blocks * rows * d;
+  // Another codeword follows with other rows of the tables and of their gradients.
+  const double tables = 2 * matrices(shape) * shape.experts * m * d * sizeof(float);
+  return {2 * matrices(shape) * blocks * rows * d * lanes,
+          matrices(shape) * shape.tokens * shape.active * m * d, row_elements,
+          row_elements * missing_share(tables)};
 }
 
 GroupedUnits grouped_units(const PathShape& shape) {
@@ -44,8 +55,14 @@ GroupedUnits grouped_units(const PathShape& shape) {
   // Experts that at least one pair touches, if pairs fall on them independently.
   const double touched =
       shape.experts > 0 ? shape.experts * (1 - std::exp(-pairs / shape.experts)) : 0;
-  return {products(shape) * pairs * units * d, products(shape) * pairs * d,
-          products(shape) * touched * static_cast<double>(shape.expert_dim) * d, pairs * units,
+  const double token_elements = 3 * matrices(shape) * pairs * d;
+  // Backward reads the token and its output gradient in float and adds to its gradient in double.
+  const double tokens = shape.tokens * d * (2 * sizeof(float) + sizeof(double));
+  return {token_elements * units,
+          token_elements,
+          token_elements * missing_share(tokens),
+          3 * matrices(shape) * touched * static_cast<double>(shape.expert_dim) * d,
+          pairs * units,
           pairs};
 }
 

@@ -23,18 +23,35 @@ TEST(CostModel, UnitsByHand) {
                   .experts = 100,
                   .expert_dim = 2,
                   .dim = 8};
-  // Two blocks of 16 tokens, 20 rows each, six products.
-  EXPECT_EQ(dense_units(shape),
-            (DenseUnits{6.0 * 2 * 20 * 8 * 16, 6.0 * 2 * 20 * 8, 32 * 10 * 2, 2 * (10 + 20 * 16)}));
+  // Two blocks of 16 tokens, 20 rows each; two matrices, two panel products and one sum with each.
+  EXPECT_EQ(dense_units(shape), (DenseUnits{2.0 * 2 * 2 * 20 * 8 * 16, 2.0 * 32 * 10 * 2 * 8,
+                                            2.0 * 3 * 2 * 20 * 8, 0}));
   const GroupedUnits grouped = grouped_units(shape);
   EXPECT_EQ(grouped[0], 6.0 * 320 * 2 * 8);
   EXPECT_EQ(grouped[1], 6.0 * 320 * 8);
-  EXPECT_NEAR(grouped[2], 6.0 * 100 * (1 - 0.0407622) * 2 * 8, 0.01);  // exp(-3.2) untouched
-  EXPECT_EQ(grouped[3], 320 * 2);
-  EXPECT_EQ(grouped[4], 320);
-  shape.gated = true;  // nine products
-  EXPECT_EQ(dense_units(shape)[1], 9.0 * 2 * 20 * 8);
+  EXPECT_EQ(grouped[2], 0);                                            // in the cache
+  EXPECT_NEAR(grouped[3], 6.0 * 100 * (1 - 0.0407622) * 2 * 8, 0.01);  // exp(-3.2) untouched
+  EXPECT_EQ(grouped[4], 320 * 2);
+  EXPECT_EQ(grouped[5], 320);
+  shape.gated = true;  // three matrices
+  EXPECT_EQ(dense_units(shape)[0], 3.0 * 2 * 2 * 20 * 8 * 16);
+  EXPECT_EQ(dense_units(shape)[1], 3.0 * 32 * 10 * 2 * 8);
+  EXPECT_EQ(dense_units(shape)[2], 3.0 * 3 * 2 * 20 * 8);
   EXPECT_EQ(grouped_units(shape)[1], 9.0 * 320 * 8);
+}
+
+TEST(CostModel, WhatExceedsTheCacheMisses) {
+  PathShape shape{.tokens = 8192,  // of 256 * (4 + 4 + 8) bytes: 16 times the cache
+                  .tokens_per_codeword = 16,
+                  .candidates = 4,
+                  .active = 2,
+                  .experts = 4096,  // four tables of 4 MiB: 8 times the cache
+                  .expert_dim = 1,
+                  .dim = 256};
+  EXPECT_DOUBLE_EQ(dense_units(shape)[3], dense_units(shape)[2] * 7 / 8);
+  EXPECT_DOUBLE_EQ(grouped_units(shape)[2], grouped_units(shape)[1] * 15 / 16);
+  shape.gated = true;  // six tables
+  EXPECT_DOUBLE_EQ(dense_units(shape)[3], dense_units(shape)[2] * 11 / 12);
 }
 
 TEST(CostModel, OnlySelectedCandidatesCount) {
@@ -46,18 +63,33 @@ TEST(CostModel, OnlySelectedCandidatesCount) {
                         .experts = 200,
                         .expert_dim = 1,
                         .dim = 4};
-  EXPECT_DOUBLE_EQ(dense_units(shape)[1], 6.0 * 3 * 25 * 4);
+  EXPECT_DOUBLE_EQ(dense_units(shape)[2], 6.0 * 3 * 25 * 4);
 }
 
-TEST(CostModel, DenseForThePapersShapeGroupedForSparseAndWideOnes) {
-  EXPECT_EQ(choose_path(Path::automatic, paper_shape()), Path::dense);
+// As measured; see the comment at the constants.
+TEST(CostModel, DenseForThePapersShape) {
+  PathShape shape = paper_shape();
+  for (double tokens : {4096, 8192, 16384}) {  // of the whole micro-batch, over 512 codewords
+    shape.tokens = tokens;
+    shape.tokens_per_codeword = tokens / 512;
+    EXPECT_EQ(choose_path(Path::automatic, shape), Path::dense) << tokens << " tokens";
+  }
+}
+
+TEST(CostModel, GroupedForSparseAndWideOnes) {
   PathShape sparse = paper_shape();
   sparse.active = 4;
   EXPECT_EQ(choose_path(Path::automatic, sparse), Path::grouped);
-  PathShape wide = paper_shape();
-  wide.expert_dim = 64;
-  wide.active = 128;
-  EXPECT_EQ(choose_path(Path::automatic, wide), Path::grouped);
+  for (double tokens_per_codeword : {4, 16, 64}) {
+    const PathShape wide{.tokens = 256,
+                         .tokens_per_codeword = tokens_per_codeword,
+                         .candidates = 1024,
+                         .active = 16,
+                         .experts = 4096,
+                         .expert_dim = 16,
+                         .dim = 256};
+    EXPECT_EQ(choose_path(Path::automatic, wide), Path::grouped) << tokens_per_codeword;
+  }
 }
 
 TEST(CostModel, AWishIsObeyed) {
