@@ -80,19 +80,27 @@ std::optional<po::variables_map> parse_options(int argc, char** argv, const Usag
       "help,h", "print this and end")("version", "print the version and end");
   po::options_description all("Options", 100, 60);
   all.add(options).add(general);
+  // Words that no option takes land in one that --help does not show, to be named.
+  constexpr const char* kStray = "stray-word";
+  po::options_description parsed;
+  parsed.add(all).add_options()(kStray, po::value<std::vector<std::string>>());
   po::positional_options_description words;
-  if (!positional.empty()) words.add(positional.c_str(), -1);
+  words.add(positional.empty() ? kStray : positional.c_str(), -1);
 
   po::variables_map given;
   translate(all, "", [&] {
     po::store(
         po::command_line_parser(argc, argv)
-            .options(all)
+            .options(parsed)
             .positional(words)
             .style(po::command_line_style::unix_style & ~po::command_line_style::allow_guessing)
             .run(),
         given);
   });
+  if (given.count(kStray) != 0) {
+    fail(ExitCode::usage, "'{}' belongs to no option; --help lists all options",
+         given[kStray].as<std::vector<std::string>>().front());
+  }
   if (given.count("help") != 0) {
     if (print) std::cout << "Usage: " << usage.synopsis << "\n\n" << usage.about << "\n\n" << all;
     return std::nullopt;

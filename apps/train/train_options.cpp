@@ -195,8 +195,11 @@ void TrainOptions::add_training() {
   add<double>(group, "clip", "X",
               fmt::format("largest global gradient norm; 0: no clipping ({})", d.clip),
               [](TrainConfig& c, double v) { c.clip = v; });
-  add<uint64_t>(group, "seed", "N", fmt::format("seed of everything random ({})", d.seed),
-                [](TrainConfig& c, uint64_t v) { c.seed = v; });
+  add<int64_t>(group, "seed", "N", fmt::format("seed of everything random ({})", d.seed),
+               [](TrainConfig& c, int64_t v) {
+                 if (v < 0) fail(ExitCode::config, "--seed {}: give a number of at least 0", v);
+                 c.seed = static_cast<uint64_t>(v);
+               });
   description_.add(group);
 }
 

@@ -70,7 +70,7 @@ class Trainer {
   Corpus corpus_;
   TrainConfig config_;
   std::unique_ptr<Sampler> sampler_;
-  std::unique_ptr<DirectoryLock> lock_;
+  std::unique_ptr<DirectoryLock> lock_, output_lock_;  // checkpoint and output directory
   std::unique_ptr<Model> model_;
   std::unique_ptr<Evaluation> evaluation_;
   GradientSync gradient_sync_;

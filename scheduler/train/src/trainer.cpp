@@ -22,6 +22,11 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+bool same_directory(const std::string& a, const std::string& b) {
+  std::error_code ignored;
+  return fs::weakly_canonical(a, ignored) == fs::weakly_canonical(b, ignored);
+}
+
 // Fills in what only the data knows, then checks everything before anything is built.
 TrainConfig resolved(TrainConfig config, const Corpus& corpus) {
   if (config.model.vocab == 0) config.model.vocab = corpus.natural_vocab();
@@ -87,9 +92,12 @@ Trainer::Trainer(comm::Communicator& comm, const TrainConfig& given, const RunOp
     }
   }
 
-  // The lock comes first: a second run must not set the metrics of the first aside.
+  // The locks come first: a second run must not set the metrics of the first aside.
   if (config.checkpoints) {
     lock_ = std::make_unique<DirectoryLock>(comm_, config.checkpoint_directory());
+  }
+  if (!config.checkpoints || !same_directory(config.checkpoint_directory(), config.output_dir)) {
+    output_lock_ = std::make_unique<DirectoryLock>(comm_, config.output_dir);
   }
   on_root(comm_, [&] {
     log_ = std::make_unique<RunLog>(config.output_dir, first_step_ - 1, options.show_progress);
@@ -286,6 +294,7 @@ ExitCode Trainer::run() {
     totals_.bytes_combine += sums.bytes_combine;
     totals_.bytes_backward += sums.bytes_backward;
     if (lock_) lock_->refresh();
+    if (output_lock_) output_lock_->refresh();
 
     const bool stopping = sums.stop > 0 && step < config_.steps;  // else the run is done anyway
     const bool last = step == config_.steps || stopping;
