@@ -48,7 +48,8 @@ struct GroupedWorkspace {
 };
 
 /// y(t, :) += sum over pairs of gate * expert(hidden(t, :)), experts in float, their sum in double.
-/// saved: see forward_dense; may be nullptr. y(t) receives experts in ascending id. Local; throws Error when shapes disagree.
+/// saved: see forward_dense; may be nullptr. y(t) receives experts in ascending id. Local; throws
+/// Error when shapes disagree.
 void forward_grouped(const ExpertTable& table, const PairGrouping& grouping, ConstMatrix hidden,
                      SelectionView selection, float* saved, MatrixView<double> y,
                      GroupedWorkspace& workspace);

@@ -28,8 +28,7 @@ void score_backward_dense(ConstMatrix unit_centroids, const int32_t* candidates,
 
 /// The same pair by pair; positions are rows of unit_centroids. For small K / M. Local.
 void score_backward_pairs(ConstMatrix unit_centroids, ConstMatrix hidden, SelectionView selection,
-                          const float* d_score, MatrixView<double> d_hidden,
-                          Matrix d_unit);
+                          const float* d_score, MatrixView<double> d_hidden, Matrix d_unit);
 
 /// d_score[p] = gate[p] * (d_gate[p] - dot[t]), dot[t] = sum of gate * d_gate over ALL of the
 /// token's pairs on all ranks. Shapes: [pairs], [tokens], [pairs]. d_score may be d_gate. Local.

@@ -93,9 +93,9 @@ struct Chunk {
   }
 };
 
-/// body(chunk) for consecutive chunks that together hold all pairs. A chunk holds whole experts, or a
-/// part of one that is larger than a chunk, counted from its first pair: how an expert's pairs are
-/// cut does not depend on which other experts are here.
+/// body(chunk) for consecutive chunks that together hold all pairs. A chunk holds whole experts, or
+/// a part of one that is larger than a chunk, counted from its first pair: how an expert's pairs
+/// are cut does not depend on which other experts are here.
 template <class Body>
 void for_each_chunk(const PairGrouping& grouping, int64_t m, Body body) {
   const int64_t size = std::max<int64_t>(1, kChunkUnits / unit_stride(m));

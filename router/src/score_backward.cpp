@@ -92,8 +92,7 @@ void score_backward_dense(ConstMatrix unit_centroids, const int32_t* candidates,
 }
 
 void score_backward_pairs(ConstMatrix unit_centroids, ConstMatrix hidden, SelectionView selection,
-                          const float* d_score, MatrixView<double> d_hidden,
-                          Matrix d_unit) {
+                          const float* d_score, MatrixView<double> d_hidden, Matrix d_unit) {
   check_shapes(unit_centroids, hidden, selection, d_hidden, d_unit);
   if (selection.tokens == 0) return;
   pair_combine(unit_centroids, nullptr, selection, d_score + selection.offset[0], 1, d_hidden);

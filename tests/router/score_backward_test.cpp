@@ -114,8 +114,7 @@ TEST(ScoreBackward, SoftmaxAndScoresEqualFiniteDifferences) {
   std::vector<double> d_hidden(d);
   std::vector<float> d_unit(experts * d);
   score_backward_pairs(test::matrix(w, experts, d), test::matrix(h, 1, d), selection,
-                       d_score.data(), {d_hidden.data(), 1, d},
-                       test::matrix(d_unit, experts, d));
+                       d_score.data(), {d_hidden.data(), 1, d}, test::matrix(d_unit, experts, d));
   const std::vector<double> h0(h.begin(), h.end()), w0(w.begin(), w.end());
   const double step = 1e-5;
   for (int64_t k = 0; k < d; ++k) {
