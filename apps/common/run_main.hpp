@@ -14,8 +14,8 @@ namespace airmoe::apps {
 int run_main(const std::string& program, const std::function<ExitCode()>& body);
 
 /// For programs of many ranks. An error that every rank has is printed by rank 0; one that others
-/// do not share within a few seconds, or a missed deadline, is printed by each rank that has it, and
-/// all ranks are ended.
+/// do not share within a few seconds, or a missed deadline, is printed by each rank that has it,
+/// and all ranks are ended.
 int run_main(const std::string& program, comm::MpiEnvironment& environment,
              const std::function<ExitCode()>& body);
 

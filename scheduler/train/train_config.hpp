@@ -27,7 +27,7 @@ struct TrainConfig {
   double validation_fraction = kDefaultValidationFraction;
 
   // Optimisation.
-  int64_t steps = 600;          ///< last optimizer step of the run, counted from 1
+  int64_t steps = 800;          ///< last optimizer step of the run, counted from 1
   int64_t schedule_steps = 0;   ///< length of the learning-rate schedule; 0: steps
   int64_t batch = 16;           ///< sequences per optimizer step over all ranks and micro-batches
   int64_t accumulate = 1;       ///< micro-batches per optimizer step

@@ -111,7 +111,7 @@ class Signals(TrainTest):
 
     def test_term_to_mpirun(self):
         """Open MPI waits, passes it on, waits again, kills, and ends with a code of its own."""
-        self.patience = {"OMPI_MCA_odls_base_sigkill_timeout": "2"}
+        self.patience = {"OMPI_MCA_odls_base_sigkill_timeout": "8"}
         run = self.interrupt(2, "term-mpirun", lambda mpirun, _: os.kill(mpirun, signal.SIGTERM))
         self.assertNotEqual(run.code, 0, run)
         self.check_resume(2, "term-mpirun", self.check_files(run, "term-mpirun"))
