@@ -26,6 +26,7 @@ struct DenseWorkspace {
   PairBuffers pairs;
   Buffer<float> tile;  ///< one tile of the used candidates' rows
   Buffer<int32_t> rows, place, element;
+  Buffer<double> quantum;
 };
 
 /// y(t, :) += sum over pairs of gate * expert(hidden(t, :)).
@@ -40,11 +41,13 @@ void forward_dense(const ExpertTable& table, const DenseBlock& block, float* sav
 /// Gradients for d_y(t, :), the gradient of y.
 /// @param saved     as written by forward_dense (or forward_grouped)
 /// @param d_gate    written: <d_y(t), expert(h_t)> of each pair. Shape: [pairs]
+/// @param quantum   of the sums in d_hidden, see pair_combine.hpp. Shape: [n]
 /// @param d_hidden  added to, in double. Shape: [n, d]
 /// @param gradients added to; only rows of selected candidates are touched
 /// d_gate and d_hidden do not depend on how tokens are split into blocks. Local.
 void backward_dense(const ExpertTable& table, const DenseBlock& block, const float* saved,
-                    ConstMatrix d_y, float* d_gate, MatrixView<double> d_hidden,
-                    const ExpertGradients& gradients, DenseWorkspace& workspace);
+                    ConstMatrix d_y, float* d_gate, const double* quantum,
+                    MatrixView<double> d_hidden, const ExpertGradients& gradients,
+                    DenseWorkspace& workspace);
 
 }  // namespace airmoe::experts

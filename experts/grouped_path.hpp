@@ -42,6 +42,7 @@ struct GroupedWorkspace {
   PairBuffers pairs;
   Buffer<float> out;      ///< one expert's outputs
   Buffer<int32_t> count;  ///< 0, 1, 2, ...
+  Buffer<double> quantum;
 
   /// The numbers 0 .. n-1.
   const int32_t* in_order(int64_t n);
@@ -57,7 +58,7 @@ void forward_grouped(const ExpertTable& table, const PairGrouping& grouping, Con
 /// Same contract as backward_dense, over all tokens at once. Local.
 void backward_grouped(const ExpertTable& table, const PairGrouping& grouping, ConstMatrix hidden,
                       SelectionView selection, const float* saved, ConstMatrix d_y, float* d_gate,
-                      MatrixView<double> d_hidden, const ExpertGradients& gradients,
-                      GroupedWorkspace& workspace);
+                      const double* quantum, MatrixView<double> d_hidden,
+                      const ExpertGradients& gradients, GroupedWorkspace& workspace);
 
 }  // namespace airmoe::experts

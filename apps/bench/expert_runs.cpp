@@ -20,7 +20,8 @@ ExpertRuns::ExpertRuns(Workload& work)
       saved_(work_.shape().pairs() * table_.saved_per_pair(), 0.0f),
       d_gate_(work_.shape().pairs(), 0.0f),
       y_(work_.shape().all_tokens() * work_.shape().dim, 0.0),
-      d_hidden_(work_.shape().all_tokens() * work_.shape().dim, 0.0) {}
+      d_hidden_(work_.shape().all_tokens() * work_.shape().dim, 0.0),
+      quantum_(work_.shape().all_tokens(), kOutputQuantum) {}
 
 /// body(block, first token) for blocks of at most kBlockTokens tokens of one codeword.
 template <class Body>
@@ -53,7 +54,8 @@ void ExpertRuns::backward_dense() {
   for_each_block([&](const experts::DenseBlock& block, int64_t first) {
     const int64_t size = block.hidden.rows;
     experts::backward_dense(table_, block, saved_.data(), work_.d_output().slice_rows(first, size),
-                            d_gate_.data(), d_hidden.slice_rows(first, size), gradients_, dense_);
+                            d_gate_.data(), quantum_.data(), d_hidden.slice_rows(first, size),
+                            gradients_, dense_);
   });
 }
 
@@ -65,7 +67,7 @@ void ExpertRuns::forward_grouped() {
 
 void ExpertRuns::backward_grouped() {
   experts::backward_grouped(table_, grouping_, work_.hidden(), work_.selection(), saved_.data(),
-                            work_.d_output(), d_gate_.data(),
+                            work_.d_output(), d_gate_.data(), quantum_.data(),
                             token_matrix(d_hidden_, work_.shape()), gradients_, grouped_);
 }
 

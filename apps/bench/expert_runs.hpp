@@ -24,7 +24,7 @@ class ExpertRuns {
   experts::ExpertTable table_;
   experts::ExpertGradients gradients_;
   Buffer<float> saved_, d_gate_;
-  Buffer<double> y_, d_hidden_;
+  Buffer<double> y_, d_hidden_, quantum_;
   experts::PairGrouping grouping_;
   experts::DenseWorkspace dense_;
   experts::GroupedWorkspace grouped_;

@@ -1,11 +1,12 @@
 #pragma once
-// Weighted sums of table rows over a token's selected pairs, in double precision.
+// Weighted sums of table rows over a token's selected pairs, in double precision and exact.
 //
-// This is where the contributions of experts meet, and experts are spread over ranks. A product of
-// two floats is exact in double, and the sum of a token's few hundred products is right to about
-// 2^-50, so that after rounding to float the result is the same however the pairs were split over
-// ranks (but for about one element in 10^7, by its last bit).
+// This is where the contributions of experts meet, and experts are spread over ranks. Every product
+// is first rounded to a multiple of the token's quantum q; doubles add multiples of q without
+// rounding as long as the sum stays below 2^53 q, so the result is the same bits however the pairs
+// were split over ranks. Larger sums are still right to double precision.
 
+#include "comm/base/exact_sum.hpp"
 #include "comm/base/matrix_view.hpp"
 #include "comm/base/selection.hpp"
 
@@ -18,9 +19,11 @@ namespace airmoe {
 /// 1/4 (half the lanes, a quarter of the rows), faster below.
 /// @param coefficient  of the pairs of `selection` only, m per pair
 /// @param units        m
+/// @param quantum      a power of two per token. Shape: [selection.tokens]
 /// @param y            Shape: [selection.tokens, table.cols]
 /// Local. No allocation.
 void pair_combine(ConstMatrix table, const int32_t* candidates, const SelectionView& selection,
-                  const float* coefficient, int64_t units, MatrixView<double> y);
+                  const float* coefficient, int64_t units, const double* quantum,
+                  MatrixView<double> y);
 
 }  // namespace airmoe

@@ -118,12 +118,16 @@ void forward_dense(const ExpertTable& table, const DenseBlock& block, float* sav
   hidden_units(table.activation, pairs);
   multiply_gates(pairs, plan.index_of(), block.selection.gate);
   const KernelTimer timer(workspace.panel.seconds);
-  pair_combine(table.down, block.candidates, block.selection, pairs.unit, plan.m, y);
+  workspace.quantum.ensure(block.hidden.rows);
+  workspace.quantum.fill(kOutputQuantum);
+  pair_combine(table.down, block.candidates, block.selection, pairs.unit, plan.m,
+               workspace.quantum.data(), y);
 }
 
 void backward_dense(const ExpertTable& table, const DenseBlock& block, const float* saved,
-                    ConstMatrix d_y, float* d_gate, MatrixView<double> d_hidden,
-                    const ExpertGradients& gradients, DenseWorkspace& workspace) {
+                    ConstMatrix d_y, float* d_gate, const double* quantum,
+                    MatrixView<double> d_hidden, const ExpertGradients& gradients,
+                    DenseWorkspace& workspace) {
   const Plan plan = make_plan(table, block, workspace);
   if (plan.pairs == 0) return;
   const PairArrays pairs =
@@ -140,12 +144,13 @@ void backward_dense(const ExpertTable& table, const DenseBlock& block, const flo
   panel_accumulate(plan.panel(gradients.down), tile, d_y, workspace.panel);
   scatter_pairs(plan, pairs.slope_linear, tile);
   panel_accumulate(plan.panel(gradients.up), tile, block.hidden, workspace.panel);
-  pair_combine(table.up, block.candidates, block.selection, pairs.slope_linear, plan.m, d_hidden);
+  pair_combine(table.up, block.candidates, block.selection, pairs.slope_linear, plan.m, quantum,
+               d_hidden);
   if (is_gated(table)) {
     scatter_pairs(plan, pairs.slope_inner, tile);
     panel_accumulate(plan.panel(gradients.gate_proj), tile, block.hidden, workspace.panel);
     pair_combine(table.gate_proj, block.candidates, block.selection, pairs.slope_inner, plan.m,
-                 d_hidden);
+                 quantum, d_hidden);
   }
 }
 

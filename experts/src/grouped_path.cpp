@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "comm/base/error.hpp"
+#include "comm/base/exact_sum.hpp"
 #include "experts/src/pair_math.hpp"
 #include "experts/src/row_kernels.hpp"
 #include "experts/src/unit_layout.hpp"
@@ -41,8 +42,8 @@ void scores(const Segment& s, ConstMatrix matrix, ConstMatrix x, float* out,
 }
 
 /// y(token_i) += sum_j coefficient(i, j) * row j: one expert's part in float, experts in double.
-void combine(const Segment& s, ConstMatrix matrix, const float* coefficient, MatrixView<double> y,
-             GroupedWorkspace& workspace) {
+void combine(const Segment& s, ConstMatrix matrix, const float* coefficient, const double* quantum,
+             MatrixView<double> y, GroupedWorkspace& workspace) {
   const ConstMatrix rows = matrix.slice_rows(s.first_row, s.m);
   coefficient += s.begin * unit_stride(s.m);
   workspace.out.ensure(s.count * y.cols);
@@ -58,7 +59,10 @@ void combine(const Segment& s, ConstMatrix matrix, const float* coefficient, Mat
   for (int64_t i = 0; i < s.count; ++i) {
     const float* __restrict from = out.row(i);
     double* __restrict to = y.row(s.token[i]);
-    for (int64_t k = 0; k < y.cols; ++k) to[k] += static_cast<double>(from[k]);
+    const double rounding = rounding_constant(quantum[s.token[i]]);
+    for (int64_t k = 0; k < y.cols; ++k) {
+      to[k] += round_to_quantum(static_cast<double>(from[k]), rounding);
+    }
   }
 }
 
@@ -143,6 +147,8 @@ void forward_grouped(const ExpertTable& table, const PairGrouping& grouping, Con
                      SelectionView selection, float* saved, MatrixView<double> y,
                      GroupedWorkspace& workspace) {
   check_shapes(table, hidden, selection);
+  workspace.quantum.ensure(hidden.rows);
+  workspace.quantum.fill(kOutputQuantum);
   PanelWorkspace& scratch = workspace.panel;
   for_each_chunk(grouping, table.expert_dim, [&](const Chunk& chunk) {
     const PairArrays pairs = make_chunk_arrays(table, chunk, Pass::forward, workspace.pairs);
@@ -153,15 +159,16 @@ void forward_grouped(const ExpertTable& table, const PairGrouping& grouping, Con
     if (saved != nullptr) save_pre_activations(pairs, chunk.index_of(), saved);
     hidden_units(table.activation, pairs);
     multiply_gates(pairs, chunk.index_of(), selection.gate);
-    chunk.for_each_segment(
-        [&](const Segment& segment) { combine(segment, table.down, pairs.unit, y, workspace); });
+    chunk.for_each_segment([&](const Segment& segment) {
+      combine(segment, table.down, pairs.unit, workspace.quantum.data(), y, workspace);
+    });
   });
 }
 
 void backward_grouped(const ExpertTable& table, const PairGrouping& grouping, ConstMatrix hidden,
                       SelectionView selection, const float* saved, ConstMatrix d_y, float* d_gate,
-                      MatrixView<double> d_hidden, const ExpertGradients& gradients,
-                      GroupedWorkspace& workspace) {
+                      const double* quantum, MatrixView<double> d_hidden,
+                      const ExpertGradients& gradients, GroupedWorkspace& workspace) {
   check_shapes(table, hidden, selection);
   PanelWorkspace& scratch = workspace.panel;
   for_each_chunk(grouping, table.expert_dim, [&](const Chunk& chunk) {
@@ -174,10 +181,10 @@ void backward_grouped(const ExpertTable& table, const PairGrouping& grouping, Co
     chunk.for_each_segment([&](const Segment& segment) {
       accumulate(segment, gradients.down, pairs.unit, d_y, scratch);
       accumulate(segment, gradients.up, pairs.slope_linear, hidden, scratch);
-      combine(segment, table.up, pairs.slope_linear, d_hidden, workspace);
+      combine(segment, table.up, pairs.slope_linear, quantum, d_hidden, workspace);
       if (is_gated(table)) {
         accumulate(segment, gradients.gate_proj, pairs.slope_inner, hidden, scratch);
-        combine(segment, table.gate_proj, pairs.slope_inner, d_hidden, workspace);
+        combine(segment, table.gate_proj, pairs.slope_inner, quantum, d_hidden, workspace);
       }
     });
   });

@@ -58,7 +58,7 @@ void check_shapes(ConstMatrix unit_centroids, ConstMatrix hidden, const Selectio
 
 void score_backward_dense(ConstMatrix unit_centroids, const int32_t* candidates, int64_t count,
                           ConstMatrix hidden, SelectionView selection, const float* d_score,
-                          MatrixView<double> d_hidden, Matrix d_unit,
+                          const double* quantum, MatrixView<double> d_hidden, Matrix d_unit,
                           ScoreBackwardWorkspace& workspace) {
   check_shapes(unit_centroids, hidden, selection, d_hidden, d_unit);
   const int64_t n = selection.tokens;
@@ -86,16 +86,19 @@ void score_backward_dense(ConstMatrix unit_centroids, const int32_t* candidates,
       workspace.tile[workspace.place[selection.position[p]] * ld + t] = d_score[p];
     }
   }
-  pair_combine(unit_centroids, candidates, selection, d_score + selection.offset[0], 1, d_hidden);
+  pair_combine(unit_centroids, candidates, selection, d_score + selection.offset[0], 1, quantum,
+               d_hidden);
   const Panel d_panel{d_unit.data, workspace.rows.data(), used, d_unit.cols, d_unit.ld};
   panel_accumulate(d_panel, workspace.tile.data(), hidden, workspace.panel);
 }
 
 void score_backward_pairs(ConstMatrix unit_centroids, ConstMatrix hidden, SelectionView selection,
-                          const float* d_score, MatrixView<double> d_hidden, Matrix d_unit) {
+                          const float* d_score, const double* quantum, MatrixView<double> d_hidden,
+                          Matrix d_unit) {
   check_shapes(unit_centroids, hidden, selection, d_hidden, d_unit);
   if (selection.tokens == 0) return;
-  pair_combine(unit_centroids, nullptr, selection, d_score + selection.offset[0], 1, d_hidden);
+  pair_combine(unit_centroids, nullptr, selection, d_score + selection.offset[0], 1, quantum,
+               d_hidden);
   const auto add = HWY_DYNAMIC_DISPATCH(add_pair);
   for (int64_t t = 0; t < selection.tokens; ++t) {
     for (int64_t p = selection.offset[t]; p < selection.offset[t + 1]; ++p) {

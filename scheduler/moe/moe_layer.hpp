@@ -210,7 +210,7 @@ class MoeLayer : public MoeSlot {
   Buffer<int64_t> pair_offset_;  // [tokens + 1]
   Buffer<int64_t> group_pairs_;  // [groups + 1]: before the cut
   Buffer<float> block_hidden_, block_d_y_, block_dot_;
-  Buffer<double> block_sum_;
+  Buffer<double> block_sum_, quantum_, block_quantum_;
   Buffer<int64_t> block_token_, block_offset_;
   PanelWorkspace panel_;
   router::AssignWorkspace assign_;

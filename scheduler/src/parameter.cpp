@@ -1,6 +1,7 @@
 #include "scheduler/parameter.hpp"
 
 #include "comm/base/error.hpp"
+#include "comm/base/exact_sum.hpp"
 #include "comm/base/random.hpp"
 
 namespace airmoe::scheduler {
@@ -61,8 +62,9 @@ Parameter& ParameterSet::add_by_expert(std::string name, std::vector<int64_t> sh
 void Parameter::fold_gradient() {
   float* __restrict from = gradient.data();
   double* __restrict to = gradient_sum.data();
+  constexpr double rounding = rounding_constant(kTrunkQuantum);
   for (int64_t i = 0; i < gradient_sum.size(); ++i) {
-    to[i] += static_cast<double>(from[i]);
+    to[i] += round_to_quantum(static_cast<double>(from[i]), rounding);
     from[i] = 0.0f;
   }
 }

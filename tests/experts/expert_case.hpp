@@ -125,6 +125,7 @@ inline Outcome run(const Case& c, Way way, int64_t block = 64) {
   const ExpertGradients gradients{.up = {out.d_up.data(), c.rows(), d},
                                   .down = {out.d_down.data(), c.rows(), d},
                                   .gate_proj = {out.d_gate_proj.data(), c.rows(), d}};
+  const std::vector<double> quantum(static_cast<std::size_t>(n), 0x1p-44);
   if (way == Way::grouped) {
     PairGrouping grouping;
     GroupedWorkspace workspace;
@@ -132,7 +133,7 @@ inline Outcome run(const Case& c, Way way, int64_t block = 64) {
     grouping.build(selection, c.shape.local_experts);
     forward_grouped(table, grouping, hidden, selection, out.saved.data(), y, workspace);
     backward_grouped(table, grouping, hidden, selection, out.saved.data(), d_y, out.d_gate.data(),
-                     d_hidden, gradients, workspace);
+                     quantum.data(), d_hidden, gradients, workspace);
     return out;
   }
   DenseWorkspace workspace;
@@ -145,7 +146,7 @@ inline Outcome run(const Case& c, Way way, int64_t block = 64) {
                           {size, whole.offset + begin, whole.position, whole.gate}};
     forward_dense(table, part, out.saved.data(), y.slice_rows(begin, size), workspace);
     backward_dense(table, part, out.saved.data(), d_y.slice_rows(begin, size), out.d_gate.data(),
-                   d_hidden.slice_rows(begin, size), gradients, workspace);
+                   quantum.data(), d_hidden.slice_rows(begin, size), gradients, workspace);
   }
   return out;
 }

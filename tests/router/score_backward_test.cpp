@@ -63,16 +63,18 @@ TEST(ScoreBackward, BothPathsEqualTheDefinition) {
         const ConstMatrix hidden = test::matrix(block.hidden, tokens, d);
         std::vector<double> d_hidden(tokens * d, 1.0);
         std::vector<float> d_unit(60 * d, 2.0f);
+        const std::vector<double> quantum(tokens, 0x1p-40);
         ScoreBackwardWorkspace workspace;
         score_backward_dense(unit, block.candidates.data(), count, hidden,
-                             block.selection(block.position), block.d_score.data(),
+                             block.selection(block.position), block.d_score.data(), quantum.data(),
                              {d_hidden.data(), tokens, d}, test::matrix(d_unit, 60, d), workspace);
         EXPECT_EQ(d_hidden, expected_hidden);
         EXPECT_EQ(d_unit, expected_unit);
         d_hidden.assign(tokens * d, 1.0);
         d_unit.assign(60 * d, 2.0f);
         score_backward_pairs(unit, hidden, block.selection(block.row), block.d_score.data(),
-                             {d_hidden.data(), tokens, d}, test::matrix(d_unit, 60, d));
+                             quantum.data(), {d_hidden.data(), tokens, d},
+                             test::matrix(d_unit, 60, d));
         EXPECT_EQ(d_hidden, expected_hidden);
         EXPECT_EQ(d_unit, expected_unit);
       }
@@ -112,9 +114,11 @@ TEST(ScoreBackward, SoftmaxAndScoresEqualFiniteDifferences) {
   const float dot_f = static_cast<float>(dot);
   softmax_backward(selection, a.data(), &dot_f, d_score.data());
   std::vector<double> d_hidden(d);
+  const std::vector<double> quantum(1, 0x1p-44);
   std::vector<float> d_unit(experts * d);
   score_backward_pairs(test::matrix(w, experts, d), test::matrix(h, 1, d), selection,
-                       d_score.data(), {d_hidden.data(), 1, d}, test::matrix(d_unit, experts, d));
+                       d_score.data(), quantum.data(), {d_hidden.data(), 1, d},
+                       test::matrix(d_unit, experts, d));
   const std::vector<double> h0(h.begin(), h.end()), w0(w.begin(), w.end());
   const double step = 1e-5;
   for (int64_t k = 0; k < d; ++k) {

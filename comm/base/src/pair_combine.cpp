@@ -28,9 +28,10 @@ HWY_INLINE void combine_columns(const float* HWY_RESTRICT table, int64_t ld,
                                 const int32_t* HWY_RESTRICT candidates,
                                 const int32_t* HWY_RESTRICT position,
                                 const float* HWY_RESTRICT coefficient, int64_t pairs, int64_t units,
-                                double* HWY_RESTRICT y) {
+                                double constant, double* HWY_RESTRICT y) {
   const D d;
   const Half half;
+  const auto rounding = hn::Set(d, constant);
   hn::Vec<D> sum[V];
   for (int v = 0; v < V; ++v) sum[v] = hn::LoadU(d, y + v * kLanes);
   for (int64_t p = 0; p < pairs; ++p) {
@@ -39,7 +40,8 @@ HWY_INLINE void combine_columns(const float* HWY_RESTRICT table, int64_t ld,
     for (int64_t j = 0; j < units; ++j, from += ld) {
       const auto c = hn::Set(d, static_cast<double>(coefficient[p * units + j]));
       for (int v = 0; v < V; ++v) {
-        sum[v] = hn::MulAdd(c, hn::PromoteTo(d, hn::LoadU(half, from + v * kLanes)), sum[v]);
+        const auto row_v = hn::PromoteTo(d, hn::LoadU(half, from + v * kLanes));
+        sum[v] = hn::Add(sum[v], hn::Sub(hn::Add(hn::Mul(c, row_v), rounding), rounding));
       }
     }
   }
@@ -49,7 +51,7 @@ HWY_INLINE void combine_columns(const float* HWY_RESTRICT table, int64_t ld,
 // Column blocks outside, tokens inside: a block of all candidates' rows stays in the cache.
 void combine(ConstMatrix table, const int32_t* HWY_RESTRICT candidates,
              const SelectionView& selection, const float* HWY_RESTRICT coefficient, int64_t units,
-             MatrixView<double> y) {
+             const double* HWY_RESTRICT quantum, MatrixView<double> y) {
   const int64_t first = selection.offset[0];
   const auto for_tokens = [&](auto&& body) HWY_ATTR {
     for (int64_t t = 0; t < selection.tokens; ++t) {
@@ -62,23 +64,24 @@ void combine(ConstMatrix table, const int32_t* HWY_RESTRICT candidates,
   for (; k + kBlock <= table.cols; k += kBlock) {
     for_tokens([&](int64_t t, const int32_t* position, const float* c, int64_t pairs) HWY_ATTR {
       combine_columns<kVectors>(table.data + k, table.ld, candidates, position, c, pairs, units,
-                                y.row(t) + k);
+                                rounding_constant(quantum[t]), y.row(t) + k);
     });
   }
   for (; k + kLanes <= table.cols; k += kLanes) {
     for_tokens([&](int64_t t, const int32_t* position, const float* c, int64_t pairs) HWY_ATTR {
       combine_columns<1>(table.data + k, table.ld, candidates, position, c, pairs, units,
-                         y.row(t) + k);
+                         rounding_constant(quantum[t]), y.row(t) + k);
     });
   }
-  for (; k < table.cols; ++k) {  // products are exact: the same bits as fused multiply-adds
+  for (; k < table.cols; ++k) {
     for_tokens([&](int64_t t, const int32_t* position, const float* c, int64_t pairs) {
       double sum = y(t, k);
       for (int64_t p = 0; p < pairs; ++p) {
         const int64_t row = candidates == nullptr ? position[p] : candidates[position[p]];
         for (int64_t j = 0; j < units; ++j) {
-          sum += static_cast<double>(c[p * units + j]) *
-                 static_cast<double>(table(row * units + j, k));
+          sum += round_to_quantum(static_cast<double>(c[p * units + j]) *
+                                      static_cast<double>(table(row * units + j, k)),
+                                  rounding_constant(quantum[t]));
         }
       }
       y(t, k) = sum;
@@ -97,12 +100,13 @@ namespace airmoe {
 HWY_EXPORT(combine);
 
 void pair_combine(ConstMatrix table, const int32_t* candidates, const SelectionView& selection,
-                  const float* coefficient, int64_t units, MatrixView<double> y) {
+                  const float* coefficient, int64_t units, const double* quantum,
+                  MatrixView<double> y) {
   AIRMOE_CHECK(y.rows == selection.tokens && y.cols == table.cols,
                "pair_combine: y [{}, {}] for {} tokens and rows of {}", y.rows, y.cols,
                selection.tokens, table.cols);
   if (selection.tokens == 0) return;
-  HWY_DYNAMIC_DISPATCH(combine)(table, candidates, selection, coefficient, units, y);
+  HWY_DYNAMIC_DISPATCH(combine)(table, candidates, selection, coefficient, units, quantum, y);
 }
 
 }  // namespace airmoe

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "comm/base/error.hpp"
+#include "comm/base/exact_sum.hpp"
 #include "scheduler/moe/moe_layer.hpp"
 #include "scheduler/moe/src/active_blocks.hpp"
 #include "scheduler/moe/src/message_tags.hpp"
@@ -103,24 +104,32 @@ void MoeLayer::differentiate() {
     }
   };
 
+  quantum_.ensure(tokens);
+  for (int64_t t = 0; t < tokens; ++t) {
+    quantum_[t] = quantum_below(d_y_.data() + t * dim_, dim_, kGradientExponent);
+  }
+
   if (path_taken_ == experts::Path::grouped) {
+    const double* quantum = quantum_.data();
     const ConstMatrix hidden(hidden_.data(), tokens, dim_);
     const MatrixView<double> d_hidden(partial_.data(), tokens, dim_);
     const SelectionView by_expert{tokens, pair_offset_.data(), pair_expert_.data(), gate_.data()};
     experts::backward_grouped(experts_here, grouping_, hidden, by_expert, saved_.data(),
-                              {d_y_.data(), tokens, dim_}, d_gate_.data(), d_hidden,
+                              {d_y_.data(), tokens, dim_}, d_gate_.data(), quantum, d_hidden,
                               expert_gradients, grouped_);
     if (!scores_matter) return;
     add_balance(0, pairs);
     router::softmax_backward(by_expert, d_gate_.data(), dot_.data(), d_score_.data());
-    router::score_backward_pairs(unit_centroids(), hidden, by_expert, d_score_.data(), d_hidden,
-                                 d_unit);
+    router::score_backward_pairs(unit_centroids(), hidden, by_expert, d_score_.data(), quantum,
+                                 d_hidden, d_unit);
     return;
   }
   block_hidden_.ensure(kBlockTokens * dim_);
   block_d_y_.ensure(kBlockTokens * dim_);
   block_sum_.ensure(kBlockTokens * dim_);
   block_dot_.ensure(kBlockTokens);
+  block_quantum_.ensure(kBlockTokens);
+  const double* quantum = block_quantum_.data();
   for (const TokenGroup& group : plan_.groups()) {
     const std::span<const int32_t> rows = shortlists_.resident(group.codeword);
     for_each_active_block(group, [&](int64_t count) {
@@ -129,6 +138,7 @@ void MoeLayer::differentiate() {
         std::copy_n(hidden_.data() + token * dim_, dim_, block_hidden_.data() + t * dim_);
         std::copy_n(d_y_.data() + token * dim_, dim_, block_d_y_.data() + t * dim_);
         block_dot_[t] = dot_[token];
+        block_quantum_[t] = quantum_[token];
       }
       const ConstMatrix hidden(block_hidden_.data(), count, dim_);
       const ConstMatrix d_y(block_d_y_.data(), count, dim_);
@@ -136,13 +146,13 @@ void MoeLayer::differentiate() {
       std::fill_n(block_sum_.data(), count * dim_, 0.0);
       const SelectionView pairs_here{count, block_offset_.data(), position_.data(), gate_.data()};
       const experts::DenseBlock block{hidden, rows.data(), std::ssize(rows), pairs_here};
-      experts::backward_dense(experts_here, block, saved_.data(), d_y, d_gate_.data(), d_hidden,
-                              expert_gradients, dense_);
+      experts::backward_dense(experts_here, block, saved_.data(), d_y, d_gate_.data(), quantum,
+                              d_hidden, expert_gradients, dense_);
       if (scores_matter) {
         add_balance(block_offset_[0], block_offset_[count]);
         router::softmax_backward(pairs_here, d_gate_.data(), block_dot_.data(), d_score_.data());
         router::score_backward_dense(unit_centroids(), rows.data(), std::ssize(rows), hidden,
-                                     pairs_here, d_score_.data(), d_hidden, d_unit,
+                                     pairs_here, d_score_.data(), quantum, d_hidden, d_unit,
                                      score_backward_);
       }
       for (int64_t t = 0; t < count; ++t) {

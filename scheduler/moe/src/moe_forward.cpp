@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "comm/base/exact_sum.hpp"
 #include "scheduler/moe/moe_layer.hpp"
 #include "scheduler/moe/src/active_blocks.hpp"
 #include "scheduler/moe/src/message_tags.hpp"
@@ -203,9 +204,10 @@ void MoeLayer::combine(Matrix out) {
     for (int64_t t = 0; t < plan_.tokens(); ++t) {
       double sum = 0.0;
       for (int64_t p = pair_offset_[t]; p < pair_offset_[t + 1]; ++p) {
-        sum += static_cast<double>(gate_[p]) * usage_.count(pair_expert_[p]);
+        sum += round_to_quantum(static_cast<double>(gate_[p]) * usage_.count(pair_expert_[p]),
+                                rounding_constant(kOutputQuantum));
       }
-      partial_[t * width + dim_] = sum * static_cast<double>(slope);
+      partial_[t * width + dim_] = sum;
     }
     counters_.balance_loss += static_cast<double>(slope) * usage_.count_gate_product();
   }
@@ -218,7 +220,7 @@ void MoeLayer::combine(Matrix out) {
     float* y = out.row(t);
     for (int64_t k = 0; k < dim_; ++k) y[k] = static_cast<float>(total[k]);
     copy_rows(y, output_.data() + t * dim_, 1, dim_);
-    balance_dot_[t] = slope != 0.0f ? static_cast<float>(total[dim_]) : 0.0f;
+    balance_dot_[t] = slope != 0.0f ? slope * static_cast<float>(total[dim_]) : 0.0f;
   }
   if (!batch_.training) return;
   counters_.tokens += home_tokens_;
