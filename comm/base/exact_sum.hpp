@@ -29,7 +29,7 @@ inline double quantum_below(const float* x, int64_t count, int exponent) {
       1.0, (largest > 0.0f && std::isfinite(largest) ? std::ilogb(largest) : 0) + exponent);
 }
 
-/// Quantum of experts' outputs: sums below 128 are exact.
+/// Quantum of experts' outputs: sums below 32 are exact.
 inline constexpr double kOutputQuantum = 0x1p-46;
 /// Exponent of the quantum of hidden-state gradients against the largest element of the token's
 /// output gradient: sums below 2^9 times that are exact.

@@ -2,9 +2,11 @@
 // Weighted sums of table rows over a token's selected pairs, in double precision and exact.
 //
 // This is where the contributions of experts meet, and experts are spread over ranks. Every product
-// is first rounded to a multiple of the token's quantum q; doubles add multiples of q without
-// rounding as long as the sum stays below 2^53 q, so the result is the same bits however the pairs
-// were split over ranks. Larger sums are still right to double precision.
+// is rounded to a multiple of the token's quantum q as it is added; multiples of q add up without
+// rounding as long as the sum stays below 2^51 q, so the result is the same bits however the pairs
+// were split over ranks. Larger sums are still right to double precision, in the order of the
+// pairs. (x86 before AVX2, which has no fused multiply-add, rounds products first and may see
+// ties.)
 
 #include "comm/base/exact_sum.hpp"
 #include "comm/base/matrix_view.hpp"

@@ -53,9 +53,11 @@ struct Problem {
         const int64_t row = candidates_list != nullptr ? candidates_list[position[p]] : position[p];
         for (int64_t j = 0; j < units; ++j) {
           for (int64_t k = 0; k < dim; ++k) {
-            const double product = static_cast<double>(coefficient[(p - 3) * units + j]) *
-                                   static_cast<double>(matrix()(row * units + j, k));
-            y[t * dim + k] += std::nearbyint(product / quantum[t]) * quantum[t];
+            const double constant = rounding_constant(quantum[t]);
+            const double c =
+                static_cast<double>(coefficient[(p - 3) * units + j]) * (1.0 + 0x1p-50);
+            y[t * dim + k] +=
+                std::fma(c, static_cast<double>(matrix()(row * units + j, k)), constant) - constant;
           }
         }
       }
@@ -103,6 +105,45 @@ TEST(PairCombine, PartsAddUpToTheSameBits) {
     }
   }
   EXPECT_EQ(compared, 3 * problem.tokens * dim);
+}
+
+TEST(PairCombine, IsCloseToThePlainSum) {
+  const int64_t dim = 70;
+  const Problem problem(20, 300, 1, dim);
+  std::vector<double> y(problem.tokens * dim, 0.0);
+  pair_combine(problem.matrix(), nullptr, problem.selection(), problem.coefficient.data(), 1,
+               problem.quantum.data(), {y.data(), problem.tokens, dim});
+  for (int64_t t = 0; t < problem.tokens; ++t) {
+    for (int64_t k = 0; k < dim; ++k) {
+      long double sum = 0;
+      for (int64_t p = problem.offset[t]; p < problem.offset[t + 1]; ++p) {
+        sum += static_cast<long double>(problem.coefficient[p - 3]) *
+               static_cast<long double>(problem.matrix()(problem.position[p], k));
+      }
+      // Half a quantum per pair, and 2^-50 of each product.
+      EXPECT_NEAR(y[t * dim + k], static_cast<double>(sum), 300 * problem.quantum[t]);
+    }
+  }
+}
+
+// Products half way between two multiples: without care their rounding would look at the sum so
+// far.
+TEST(PairCombine, TiesDoNotSeeTheOrder) {
+  const int64_t dim = 9;
+  const std::vector<float> table(2 * dim, 1.0f);
+  const double quantum = 0x1p-30;
+  const std::vector<float> ties = {0x1p-31f, 3 * 0x1p-31f, 5 * 0x1p-31f};  // 0.5, 1.5, 2.5 quanta
+  const std::vector<int32_t> position = {0, 1, 0};
+  const std::vector<int64_t> all = {0, 3}, one = {0, 1};
+  std::vector<double> whole(dim, 0.0), parts(dim, 0.0);
+  pair_combine({table.data(), 2, dim}, nullptr, {1, all.data(), position.data(), nullptr},
+               ties.data(), 1, &quantum, {whole.data(), 1, dim});
+  for (const float tie : ties) {
+    pair_combine({table.data(), 2, dim}, nullptr, {1, one.data(), position.data(), nullptr}, &tie,
+                 1, &quantum, {parts.data(), 1, dim});
+  }
+  EXPECT_EQ(parts, whole);
+  EXPECT_GT(whole[0], 0.0);
 }
 
 TEST(PairCombine, NoTokensNoWork) {

@@ -1,6 +1,7 @@
 #include "comm/base/pair_combine.hpp"
 
 #include <algorithm>
+#include <cmath>
 
 #include "comm/base/error.hpp"
 
@@ -22,7 +23,15 @@ constexpr int64_t kLanes = hn::MaxLanes(D());
 constexpr int kVectors = 8;  // sums of a column block, held in registers
 constexpr int64_t kBlock = kVectors * kLanes;
 
-// Columns [k, k + V vectors) of one token.
+// A coefficient with a bit set 50 places below its first: its products with floats are then never
+// half way between two multiples of the quantum (below 2^49 of them), where rounding would look at
+// the sum.
+HWY_INLINE double untied(float coefficient) {
+  return static_cast<double>(coefficient) * (1.0 + 0x1p-50);
+}
+
+// Columns [k, k + V vectors) of one token. The sums start at the rounding constant: every addition
+// to it rounds the product to a multiple of the quantum and nothing else.
 template <int V>
 HWY_INLINE void combine_columns(const float* HWY_RESTRICT table, int64_t ld,
                                 const int32_t* HWY_RESTRICT candidates,
@@ -33,19 +42,22 @@ HWY_INLINE void combine_columns(const float* HWY_RESTRICT table, int64_t ld,
   const Half half;
   const auto rounding = hn::Set(d, constant);
   hn::Vec<D> sum[V];
-  for (int v = 0; v < V; ++v) sum[v] = hn::LoadU(d, y + v * kLanes);
+  for (int v = 0; v < V; ++v) sum[v] = rounding;
   for (int64_t p = 0; p < pairs; ++p) {
     const int64_t row = candidates == nullptr ? position[p] : candidates[position[p]];
     const float* HWY_RESTRICT from = table + row * units * ld;
     for (int64_t j = 0; j < units; ++j, from += ld) {
-      const auto c = hn::Set(d, static_cast<double>(coefficient[p * units + j]));
+      const auto c = hn::Set(d, untied(coefficient[p * units + j]));
       for (int v = 0; v < V; ++v) {
         const auto row_v = hn::PromoteTo(d, hn::LoadU(half, from + v * kLanes));
-        sum[v] = hn::Add(sum[v], hn::Sub(hn::Add(hn::Mul(c, row_v), rounding), rounding));
+        sum[v] = hn::MulAdd(c, row_v, sum[v]);
       }
     }
   }
-  for (int v = 0; v < V; ++v) hn::StoreU(sum[v], d, y + v * kLanes);
+  for (int v = 0; v < V; ++v) {
+    const auto total = hn::Sub(sum[v], rounding);
+    hn::StoreU(hn::Add(hn::LoadU(d, y + v * kLanes), total), d, y + v * kLanes);
+  }
 }
 
 // Column blocks outside, tokens inside: a block of all candidates' rows stays in the cache.
@@ -75,16 +87,16 @@ void combine(ConstMatrix table, const int32_t* HWY_RESTRICT candidates,
   }
   for (; k < table.cols; ++k) {
     for_tokens([&](int64_t t, const int32_t* position, const float* c, int64_t pairs) {
-      double sum = y(t, k);
+      const double rounding = rounding_constant(quantum[t]);
+      double sum = rounding;
       for (int64_t p = 0; p < pairs; ++p) {
         const int64_t row = candidates == nullptr ? position[p] : candidates[position[p]];
         for (int64_t j = 0; j < units; ++j) {
-          sum += round_to_quantum(static_cast<double>(c[p * units + j]) *
-                                      static_cast<double>(table(row * units + j, k)),
-                                  rounding_constant(quantum[t]));
+          sum = std::fma(untied(c[p * units + j]), static_cast<double>(table(row * units + j, k)),
+                         sum);
         }
       }
-      y(t, k) = sum;
+      y(t, k) += sum - rounding;
     });
   }
 }
