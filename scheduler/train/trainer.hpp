@@ -54,7 +54,7 @@ class Trainer {
     double stop = 0;
   };
 
-  void check_fresh_start() const;
+  void check_fresh_start();
   void say(const std::string& line);
   StepSums train_step(int64_t step, double& gradient_norm);
   void micro_batch(int64_t step, int64_t index, double& loss);

@@ -116,10 +116,9 @@ Trainer::Trainer(comm::Communicator& comm, const TrainConfig& given, const RunOp
 Trainer::~Trainer() = default;
 
 // Checkpoints of an older run in the same place would be mixed with and rotated out by ours.
-void Trainer::check_fresh_start() const {
-  auto& comm = const_cast<comm::StatsCommunicator&>(comm_);
-  if (!has_checkpoint(comm, config_.checkpoint_directory())) return;
-  const DirectoryLock unused(comm, config_.checkpoint_directory());  // in use: the better reason
+void Trainer::check_fresh_start() {
+  if (!has_checkpoint(comm_, config_.checkpoint_directory())) return;
+  const DirectoryLock unused(comm_, config_.checkpoint_directory());  // in use: the better reason
   fail(ExitCode::config,
        "{} holds checkpoints of an earlier run: give --resume auto to go on with it, or another "
        "--output-dir or --checkpoint-dir",
