@@ -1,7 +1,6 @@
 #include "comm/src/mpi_communicator.hpp"
 
 #include <algorithm>
-#include <array>
 #include <climits>
 #include <cstring>
 #include <exception>
@@ -14,9 +13,9 @@ namespace {
 // Tags of our own traffic; those of callers come after. Collectives are called in the same order
 // everywhere and messages of one tag do not overtake each other, so one tag serves them all.
 constexpr int kCollectiveTag = 0;
-constexpr std::array<int, 2> kHeaderTags = {1, 2};
-constexpr int kSparseDataTag = 3;
+constexpr int kFirstSparseTag = 1;
 constexpr int kFirstUserTag = 16;
+static_assert(kFirstSparseTag + kSparseTags <= kFirstUserTag);
 
 }  // namespace
 
@@ -31,7 +30,8 @@ MpiCommunicator::MpiCommunicator(MPI_Comm parent, const MpiOptions& options)
   mpi_check(MPI_Comm_rank(comm_, &context_.rank), "MPI_Comm_rank");
   mpi_check(MPI_Comm_size(comm_, &size_), "MPI_Comm_size");
   context_.deadline_seconds = options.deadline_seconds;
-  sparse_ = std::make_unique<MpiSparseExchange>(comm_, context_, max_message_bytes_);
+  sparse_ =
+      make_sparse_route({comm_, size_, context_, max_message_bytes_}, options, kFirstSparseTag);
 }
 
 MpiCommunicator::~MpiCommunicator() {
@@ -127,7 +127,7 @@ Ticket MpiCommunicator::do_exchange(std::span<const ByteSend> sends,
 }
 
 void MpiCommunicator::do_sparse_exchange(std::span<const ByteSend> sends, ByteInbox& inbox) {
-  sparse_->run(sends, inbox, kHeaderTags, kSparseDataTag, phase());
+  sparse_->run(sends, inbox, phase());
 }
 
 void MpiCommunicator::clear_messages() {

@@ -54,7 +54,7 @@ class MpiCommunicator final : public Communicator {
   int size_ = 1;
   int64_t max_message_bytes_;
   std::vector<std::unique_ptr<MpiExchange>> exchanges_;  // grows to the most under way at once
-  std::unique_ptr<MpiSparseExchange> sparse_;
+  std::unique_ptr<SparseRoute> sparse_;
   std::vector<ByteSend> sends_;
   std::vector<ByteRecv> recvs_;
   std::vector<int> int_counts_;
