@@ -116,6 +116,9 @@ class ExpertResidency {
     int64_t row_size;
     T* row(int64_t i) const { return buffer->data() + i * row_size; }
   };
+  struct MoveScratch {
+    Buffer<float> out, in;
+  };
   template <class T>
   void add(std::vector<RowArray<T>>& arrays, Buffer<T>& array, int64_t row_size);
   template <class T>
@@ -128,7 +131,7 @@ class ExpertResidency {
   template <class T>
   void return_rows(Buffer<T>& out, Buffer<T>& in);
   void move_rows(const RowArray<float>& array, std::span<const int32_t> old_home,
-                 std::span<const int32_t> old_experts);
+                 std::span<const int32_t> old_experts, MoveScratch& scratch);
 
   comm::Communicator& comm_;
   SumPrecision sums_;

@@ -52,7 +52,7 @@ std::vector<int64_t> starts(const std::vector<int64_t>& count) {
 
 // home_ and expert_of_row_ are the new ones.
 void ExpertResidency::move_rows(const RowArray<float>& array, std::span<const int32_t> old_home,
-                                std::span<const int32_t> old_experts) {
+                                std::span<const int32_t> old_experts, MoveScratch& scratch) {
   const int rank = comm_.rank();
   const int64_t size = array.row_size;
   std::vector<int64_t> out_count(static_cast<std::size_t>(comm_.size()));
@@ -60,7 +60,10 @@ void ExpertResidency::move_rows(const RowArray<float>& array, std::span<const in
   for (const int32_t e : old_experts) out_count[home_[e]] += home_[e] != rank;
   for (const int32_t e : expert_of_row_) in_count[old_home[e]] += old_home[e] != rank;
 
-  Buffer<float> out(sum(out_count) * size), in(sum(in_count) * size);
+  Buffer<float>& out = scratch.out;
+  Buffer<float>& in = scratch.in;
+  out.ensure(sum(out_count) * size);
+  in.ensure(sum(in_count) * size);
   std::vector<int64_t> next = starts(out_count);
   for (int64_t row = 0; row < std::ssize(old_experts); ++row) {
     const int to = home_[old_experts[row]];
@@ -109,8 +112,9 @@ int64_t ExpertResidency::set_homes(std::vector<int32_t> home) {
   home_.swap(home);  // `home` is the old one from here
   in_blocks_ = in_blocks;
   index_owned();
-  for (const auto& a : values_) move_rows(a, home, old_experts);
-  for (const auto& a : owned_arrays_) move_rows(a, home, old_experts);
+  MoveScratch scratch;
+  for (const auto& a : values_) move_rows(a, home, old_experts, scratch);
+  for (const auto& a : owned_arrays_) move_rows(a, home, old_experts, scratch);
   return std::count_if(old_experts.begin(), old_experts.end(),
                        [&](int32_t e) { return home_[e] != comm_.rank(); });
 }
