@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "comm/communicator.hpp"
+#include "comm/sparse_algorithm.hpp"
 
 namespace airmoe::comm {
 
@@ -13,6 +14,11 @@ struct MpiOptions {
   double deadline_seconds = 600;
   /// Larger messages are cut into pieces of this many bytes; 8 to 2^31 - 8.
   int64_t max_message_bytes = int64_t{1} << 30;
+  /// How sparse_exchange works; the same on all ranks.
+  SparseAlgorithm sparse_algorithm = SparseAlgorithm::automatic;
+  /// For tests and studies on one machine: every run of so many ranks plays a node. 0: nodes are
+  /// the machines.
+  int64_t ranks_per_node = 0;
 };
 
 /// Collective over all ranks of the run; needs a live MpiEnvironment, which must outlive the

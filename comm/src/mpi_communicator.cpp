@@ -25,6 +25,8 @@ MpiCommunicator::MpiCommunicator(MPI_Comm parent, const MpiOptions& options)
                "max_message_bytes is {}, not in 8..{}", max_message_bytes_, INT_MAX - 7);
   AIRMOE_CHECK(options.deadline_seconds > 0, "deadline_seconds is {}, not above 0",
                options.deadline_seconds);
+  AIRMOE_CHECK(options.ranks_per_node >= 0, "ranks_per_node is {}, below 0",
+               options.ranks_per_node);
   mpi_check(MPI_Comm_dup(parent, &comm_), "MPI_Comm_dup");
   mpi_check(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
   mpi_check(MPI_Comm_rank(comm_, &context_.rank), "MPI_Comm_rank");

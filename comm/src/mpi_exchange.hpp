@@ -21,8 +21,12 @@ class MpiExchange final : public PendingExchange {
 
   /// Posts all receives, then all sends, in pieces of at most max_message_bytes; copies messages to
   /// oneself. idle() is false from here to release().
+  /// @param received  empty: receives get exactly as many bytes as they have room for. Else, one
+  /// per
+  ///     receive, none of which is from oneself or larger than max_message_bytes: the bytes that
+  ///     came, when it has ended
   void start(std::span<const ByteSend> sends, std::span<const ByteRecv> recvs, int mpi_tag,
-             const char* phase, const char* operation);
+             const char* phase, const char* operation, std::span<int64_t> received = {});
 
   bool test() override;
   void wait() override;
@@ -36,7 +40,7 @@ class MpiExchange final : public PendingExchange {
   };
   void copy_to_self(std::span<const ByteSend> sends, std::span<const ByteRecv> recvs) const;
   void post(int peer, std::byte* data, int64_t bytes, bool is_recv, int mpi_tag);
-  void check_piece(const Piece& piece, MPI_Status& status, int code) const;
+  void check_piece(int request, MPI_Status& status, int code) const;
   bool advance();
   std::string missing_peers() const;
   void give_up() noexcept;
@@ -47,6 +51,7 @@ class MpiExchange final : public PendingExchange {
   const char* phase_ = "";
   const char* operation_ = "";
   bool idle_ = true;
+  std::span<int64_t> received_;  // by receive; empty: sizes are exact
   std::size_t open_ = 0;
   std::vector<MPI_Request> requests_;
   std::vector<Piece> pieces_;  // what each request is

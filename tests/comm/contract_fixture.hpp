@@ -22,6 +22,9 @@ struct Backend {
   std::string name;
   /// Collective: a communicator over all ranks of the test.
   std::function<std::shared_ptr<Communicator>(double deadline_seconds)> make;
+  /// A sparse exchange whose wait ends by the deadline names the missing rank where it had
+  /// something to send to it. False: it may name a rank that waits for the missing one.
+  bool sparse_names_missing = true;
 };
 
 inline std::ostream& operator<<(std::ostream& out, const Backend& b) {
