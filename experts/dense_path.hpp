@@ -4,6 +4,7 @@
 // K is, with no gather: the right path for large K / M and small m. Candidates that no token of the
 // block selects are left out of every product.
 
+#include "comm/base/pair_accumulate.hpp"
 #include "comm/base/pair_combine.hpp"
 #include "comm/base/panel.hpp"
 #include "comm/base/selection.hpp"
@@ -23,6 +24,7 @@ struct DenseBlock {
 /// Scratch; grows to the largest block seen, then allocates nothing.
 struct DenseWorkspace {
   PanelWorkspace panel;
+  PairAccumulateWorkspace accumulate;
   PairBuffers pairs;
   Buffer<float> tile;  ///< one tile of the used candidates' rows
   Buffer<int32_t> rows, place, element;
@@ -39,14 +41,15 @@ void forward_dense(const ExpertTable& table, const DenseBlock& block, float* sav
                    MatrixView<double> y, DenseWorkspace& workspace);
 
 /// Gradients for d_y(t, :), the gradient of y.
+/// @param grouping  built of block.selection and block.count; score_backward_dense takes it too
 /// @param saved     as written by forward_dense (or forward_grouped)
 /// @param d_gate    written: <d_y(t), expert(h_t)> of each pair. Shape: [pairs]
 /// @param quantum   of the sums in d_hidden, see pair_combine.hpp. Shape: [n]
 /// @param d_hidden  added to, in double. Shape: [n, d]
 /// @param gradients added to; only rows of selected candidates are touched
-/// d_gate and d_hidden do not depend on how tokens are split into blocks. Local.
-void backward_dense(const ExpertTable& table, const DenseBlock& block, const float* saved,
-                    ConstMatrix d_y, float* d_gate, const double* quantum,
+/// Nothing depends on how tokens are split into blocks. Local; throws Error when shapes disagree.
+void backward_dense(const ExpertTable& table, const DenseBlock& block, const PairGrouping& grouping,
+                    const float* saved, ConstMatrix d_y, float* d_gate, const double* quantum,
                     MatrixView<double> d_hidden, const ExpertGradients& gradients,
                     DenseWorkspace& workspace);
 

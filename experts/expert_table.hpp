@@ -26,9 +26,12 @@ struct ExpertTable {
   }
 };
 
-/// Gradients of the same shapes; every function adds to them.
+/// Gradients of the same shapes; every function adds to them. They are exact sums of products that
+/// were rounded to multiples of `quantum` (comm/base/pair_accumulate.hpp): the same bits for the
+/// same pairs, whichever path computed them, in whatever blocks and order.
 struct ExpertGradients {
-  Matrix up, down, gate_proj;
+  MatrixView<double> up, down, gate_proj;
+  double quantum = 0;  ///< expert_gradient_quantum(E)
 };
 
 }  // namespace airmoe::experts

@@ -14,7 +14,7 @@ namespace airmoe::scheduler {
 
 /// replicated: every rank holds all rows, gradients are all-reduced (data parallel).
 /// by_expert: rank r owns rows [rows.begin(r), rows.end(r)) of dimension 0 (expert id); gradients
-/// are complete on the owner and are never reduced.
+/// are complete on the owner and are never all-reduced.
 enum class Sharding : uint8_t { replicated, by_expert };
 
 struct Parameter {
@@ -25,12 +25,17 @@ struct Parameter {
   int64_t row_count = 0;  ///< rows held here
   bool decay = true;      ///< weight decay applies (matrices yes, norm gains and biases no)
   Buffer<float> value, gradient, moment1, moment2;
-  /// Replicated parameters: sum of the gradients of single sequences, so that the total does not
-  /// depend on which rank had which sequence. Empty for experts, whose tokens meet on the owner.
+  /// Exact sum of gradients over the optimizer step (comm/base/exact_sum.hpp), so that the total
+  /// does not depend on which rank computed which part. Replicated: of the gradients of single
+  /// sequences. By expert: what the backward adds to; it may hold more rows than row_count, which
+  /// are copies of other ranks' experts and stand behind the rows that are owned.
   Buffer<double> gradient_sum;
 
   /// Ends one sequence: adds gradient to gradient_sum and sets gradient to zero. Replicated only.
   void fold_gradient();
+  /// Local, O(local_size()): gradient = gradient_sum of the rows held here, whose sums are zero
+  /// again.
+  void unfold_gradient();
 
   int64_t row_size() const {
     int64_t n = 1;
@@ -42,6 +47,10 @@ struct Parameter {
   Matrix values() { return {value.data(), row_count, row_size()}; }
   ConstMatrix values() const { return {value.data(), row_count, row_size()}; }
   Matrix gradients() { return {gradient.data(), row_count, row_size()}; }
+  /// All rows of gradient_sum, copies included.
+  MatrixView<double> gradient_sums() {
+    return {gradient_sum.data(), gradient_sum.size() / row_size(), row_size()};
+  }
 };
 
 /// Owns parameters in creation order, which is the order of every loop over them. Addresses are
@@ -57,8 +66,7 @@ class ParameterSet {
   std::vector<std::unique_ptr<Parameter>>& all() { return parameters_; }
   const std::vector<std::unique_ptr<Parameter>>& all() const { return parameters_; }
   void zero_gradients();
-  /// Local: gradient = gradient_sum for replicated parameters, and the sum is zero again. What
-  /// GradientSync does, for one rank.
+  /// Local: unfold_gradient() of replicated parameters. What GradientSync does, for one rank.
   void unfold_gradients();
 
  private:

@@ -53,9 +53,10 @@ void ExpertRuns::backward_dense() {
   const MatrixView<double> d_hidden = token_matrix(d_hidden_, work_.shape());
   for_each_block([&](const experts::DenseBlock& block, int64_t first) {
     const int64_t size = block.hidden.rows;
-    experts::backward_dense(table_, block, saved_.data(), work_.d_output().slice_rows(first, size),
-                            d_gate_.data(), quantum_.data(), d_hidden.slice_rows(first, size),
-                            gradients_, dense_);
+    block_grouping_.build(block.selection, block.count);
+    experts::backward_dense(table_, block, block_grouping_, saved_.data(),
+                            work_.d_output().slice_rows(first, size), d_gate_.data(),
+                            quantum_.data(), d_hidden.slice_rows(first, size), gradients_, dense_);
   });
 }
 

@@ -25,7 +25,7 @@ class ExpertRuns {
   experts::ExpertGradients gradients_;
   Buffer<float> saved_, d_gate_;
   Buffer<double> y_, d_hidden_, quantum_;
-  experts::PairGrouping grouping_;
+  PairGrouping grouping_, block_grouping_;
   experts::DenseWorkspace dense_;
   experts::GroupedWorkspace grouped_;
 };

@@ -34,7 +34,7 @@ class FullScoring {
   Buffer<int64_t> offset_;
   Buffer<int32_t> in_order_;
   experts::DenseWorkspace dense_;
-  experts::PairGrouping grouping_;
+  PairGrouping grouping_;
   experts::GroupedWorkspace grouped_;
 };
 

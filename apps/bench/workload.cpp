@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "comm/base/error.hpp"
+#include "comm/base/exact_sum.hpp"
 #include "comm/base/random.hpp"
 #include "router/select.hpp"
 
@@ -75,11 +76,14 @@ experts::ExpertTable Workload::table() const {
 
 experts::ExpertGradients Workload::gradients() {
   const int64_t rows = shape_.experts * shape_.expert_dim;
-  const auto matrix = [&](Buffer<float>& buffer) {
-    if (buffer.size() == 0) buffer = Buffer<float>(rows * shape_.dim, 0.0f);
-    return Matrix(buffer.data(), rows, shape_.dim);
+  const auto matrix = [&](Buffer<double>& buffer) {
+    if (buffer.size() == 0) buffer = Buffer<double>(rows * shape_.dim, 0.0);
+    return MatrixView<double>(buffer.data(), rows, shape_.dim);
   };
-  experts::ExpertGradients gradients{.up = matrix(d_up_), .down = matrix(d_down_), .gate_proj = {}};
+  experts::ExpertGradients gradients{.up = matrix(d_up_),
+                                     .down = matrix(d_down_),
+                                     .gate_proj = {},
+                                     .quantum = expert_gradient_quantum(shape_.experts)};
   if (shape_.activation == experts::ExpertActivation::swiglu) {
     gradients.gate_proj = matrix(d_gate_proj_);
   }

@@ -60,7 +60,8 @@ class Workload {
 
  private:
   WorkloadShape shape_;
-  Buffer<float> centroid_, up_, down_, gate_proj_, d_up_, d_down_, d_gate_proj_;
+  Buffer<float> centroid_, up_, down_, gate_proj_;
+  Buffer<double> d_up_, d_down_, d_gate_proj_;
   Buffer<float> hidden_, d_output_, gate_;
   Buffer<int32_t> candidates_, position_, expert_;
   Buffer<int64_t> offset_;

@@ -18,6 +18,13 @@ inline double round_to_quantum(double x, double constant) {
   return (x + constant) - constant;
 }
 
+/// A coefficient with a bit set 50 places below its first: its products with floats are never half
+/// way between two multiples of a quantum q (below 2^49 q), where rounding them inside a chain of
+/// additions would look at the sum.
+constexpr double untied(float coefficient) {
+  return static_cast<double>(coefficient) * (1.0 + 0x1p-50);
+}
+
 /// 2^exponent times the power of two at or below the largest |x[i]|; 2^exponent for all zeros.
 inline double quantum_below(const float* x, int64_t count, int exponent) {
   float largest = 0.0f;
@@ -36,5 +43,19 @@ inline constexpr double kOutputQuantum = 0x1p-46;
 inline constexpr int kGradientExponent = -44;
 /// Quantum of trunk gradients of one sequence: sums below 16 are exact.
 inline constexpr double kTrunkQuantum = 0x1p-49;
+
+/// Quantum of the gradients of one of E experts and of its centroid: sums below 2^5 / E are exact.
+/// An expert sees about K / E of the tokens with gates of about 1 / K, so its gradients are about
+/// 1 / E of a dense layer's, and so must the quantum be for them to keep their bits. E > 2^30
+/// counts as 2^30.
+constexpr double expert_gradient_quantum(int64_t experts) {
+  double quantum = 0x1p-46;
+  for (int64_t e = 1; e < experts && e < (int64_t{1} << 30); e *= 2) quantum *= 0.5;
+  return quantum;
+}
+
+/// Quantum of a softmax's normaliser, the sum of K terms in (0, 1] of which the largest is 1: exact
+/// for every K <= 8192, and to 2^-40 K of itself.
+inline constexpr double kNormaliserQuantum = 0x1p-40;
 
 }  // namespace airmoe

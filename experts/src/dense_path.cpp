@@ -25,7 +25,6 @@ struct Plan {
   ConstPanel panel(ConstMatrix matrix) const {
     return {matrix.data, row, rows, matrix.cols, matrix.ld};
   }
-  Panel panel(Matrix matrix) const { return {matrix.data, row, rows, matrix.cols, matrix.ld}; }
 };
 
 Plan make_plan(const ExpertTable& table, const DenseBlock& block, DenseWorkspace& workspace) {
@@ -85,19 +84,6 @@ void gather_pairs(const Plan& plan, const float* tile, float* compact) {
   }
 }
 
-/// The reverse; elements without a pair become zero.
-void scatter_pairs(const Plan& plan, const float* compact, float* tile) {
-  std::fill_n(tile, plan.rows * plan.ld, 0.0f);
-  if (plan.m == 1) {
-    for (int64_t p = 0; p < plan.pairs; ++p) tile[plan.element[p]] = compact[p];
-    return;
-  }
-  for (int64_t p = 0; p < plan.pairs; ++p) {
-    float* column = tile + plan.element[p];
-    for (int64_t j = 0; j < plan.m; ++j) column[j * plan.ld] = compact[p * plan.m + j];
-  }
-}
-
 }  // namespace
 
 void forward_dense(const ExpertTable& table, const DenseBlock& block, float* saved,
@@ -124,33 +110,36 @@ void forward_dense(const ExpertTable& table, const DenseBlock& block, float* sav
                workspace.quantum.data(), y);
 }
 
-void backward_dense(const ExpertTable& table, const DenseBlock& block, const float* saved,
-                    ConstMatrix d_y, float* d_gate, const double* quantum,
+void backward_dense(const ExpertTable& table, const DenseBlock& block, const PairGrouping& grouping,
+                    const float* saved, ConstMatrix d_y, float* d_gate, const double* quantum,
                     MatrixView<double> d_hidden, const ExpertGradients& gradients,
                     DenseWorkspace& workspace) {
   const Plan plan = make_plan(table, block, workspace);
+  AIRMOE_CHECK(grouping.pairs() == plan.pairs, "a grouping of {} pairs for a selection of {}",
+               grouping.pairs(), plan.pairs);
   if (plan.pairs == 0) return;
   const PairArrays pairs =
       make_pair_arrays(table, plan.pairs, plan.m, Pass::backward, workspace.pairs);
-  float* tile = workspace.tile.data();
 
   load_pre_activations(saved, plan.index_of(), pairs);
   hidden_units_with_slope(table.activation, pairs);
-  panel_scores(plan.panel(table.down), d_y, tile, workspace.panel);
-  gather_pairs(plan, tile, pairs.d_unit);
+  panel_scores(plan.panel(table.down), d_y, workspace.tile.data(), workspace.panel);
+  gather_pairs(plan, workspace.tile.data(), pairs.d_unit);
   pair_gradients(pairs, plan.index_of(), block.selection.gate, d_gate);
 
-  scatter_pairs(plan, pairs.unit, tile);
-  panel_accumulate(plan.panel(gradients.down), tile, d_y, workspace.panel);
-  scatter_pairs(plan, pairs.slope_linear, tile);
-  panel_accumulate(plan.panel(gradients.up), tile, block.hidden, workspace.panel);
-  pair_combine(table.up, block.candidates, block.selection, pairs.slope_linear, plan.m, quantum,
-               d_hidden);
+  const auto accumulate = [&](const float* coefficient, ConstMatrix x, MatrixView<double> rows) {
+    pair_accumulate(grouping, block.candidates, coefficient, plan.m, x, gradients.quantum, rows,
+                    workspace.accumulate);
+  };
+  const auto combine = [&](const float* coefficient, ConstMatrix rows) {
+    pair_combine(rows, block.candidates, block.selection, coefficient, plan.m, quantum, d_hidden);
+  };
+  accumulate(pairs.unit, d_y, gradients.down);
+  accumulate(pairs.slope_linear, block.hidden, gradients.up);
+  combine(pairs.slope_linear, table.up);
   if (is_gated(table)) {
-    scatter_pairs(plan, pairs.slope_inner, tile);
-    panel_accumulate(plan.panel(gradients.gate_proj), tile, block.hidden, workspace.panel);
-    pair_combine(table.gate_proj, block.candidates, block.selection, pairs.slope_inner, plan.m,
-                 quantum, d_hidden);
+    accumulate(pairs.slope_inner, block.hidden, gradients.gate_proj);
+    combine(pairs.slope_inner, table.gate_proj);
   }
 }
 

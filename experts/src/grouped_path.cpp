@@ -24,17 +24,14 @@ struct Segment {
   int64_t begin = 0;  ///< first pair within the chunk's compact arrays
 };
 
-bool use_tiles(const Segment& segment) {
-  return segment.m >= kTileMinUnits && segment.count >= kTileMinTokens;
-}
-
 /// out(i, j) = <x(token_i), row j>. With tiles the tokens are the panel and the expert's rows are
-/// its right-hand side, which is a gather-free product.
+/// its right-hand side, which is a gather-free product. The two ways round differently, so the
+/// choice must not look at how many of an expert's tokens happen to be here.
 void scores(const Segment& s, ConstMatrix matrix, ConstMatrix x, float* out,
             PanelWorkspace& workspace) {
   const ConstMatrix rows = matrix.slice_rows(s.first_row, s.m);
   out += s.begin * unit_stride(s.m);
-  if (use_tiles(s)) {
+  if (s.m >= kTileMinUnits) {
     panel_scores({x.data, s.token, s.count, x.cols, x.ld}, rows, out, workspace);
   } else {
     row_scores(rows, {x, s.token, s.count}, out, unit_stride(s.m));
@@ -50,7 +47,7 @@ void combine(const Segment& s, ConstMatrix matrix, const float* coefficient, con
   workspace.out.fill(0.0f);
   const Matrix out(workspace.out.data(), s.count, y.cols);
   const int32_t* in_order = workspace.in_order(s.count);
-  if (use_tiles(s)) {
+  if (s.m >= kTileMinUnits && s.count >= kTileMinTokens) {  // the same bits either way
     panel_accumulate({out.data, in_order, s.count, out.cols, out.ld}, coefficient, rows,
                      workspace.panel);
   } else {
@@ -66,16 +63,12 @@ void combine(const Segment& s, ConstMatrix matrix, const float* coefficient, con
   }
 }
 
-/// row j += sum_i coefficient(i, j) * x(token_i).
-void accumulate(const Segment& s, Matrix matrix, const float* coefficient, ConstMatrix x,
-                PanelWorkspace& workspace) {
-  const Matrix rows = matrix.slice_rows(s.first_row, s.m);
-  coefficient += s.begin * unit_stride(s.m);
-  if (use_tiles(s)) {
-    panel_combine({x.data, s.token, s.count, x.cols, x.ld}, coefficient, rows, workspace);
-  } else {
-    row_accumulate(rows, coefficient, unit_stride(s.m), {x, s.token, s.count});
-  }
+/// row j += sum_i coefficient(i, j) * x(token_i), exactly.
+void accumulate(const Segment& s, MatrixView<double> matrix, const float* coefficient,
+                ConstMatrix x, double quantum, PairAccumulateWorkspace& workspace) {
+  const int64_t stride = unit_stride(s.m);
+  row_accumulate(s.token, s.count, coefficient + s.begin * stride, stride, x, quantum,
+                 matrix.slice_rows(s.first_row, s.m), workspace);
 }
 
 /// Pairs [begin, end) of the grouping, whose first pair belongs to group first_group.
@@ -89,7 +82,7 @@ struct Chunk {
     for (int64_t g = first_group; g < grouping.groups() && grouping.begin(g) < end; ++g) {
       const int64_t from = std::max(begin, grouping.begin(g));
       const int64_t to = std::min(end, grouping.end(g));
-      body(Segment{grouping.expert(g) * m, m, grouping.tokens() + from, to - from, from - begin});
+      body(Segment{grouping.position(g) * m, m, grouping.tokens() + from, to - from, from - begin});
     }
   }
   auto index_of() const {
@@ -171,6 +164,10 @@ void backward_grouped(const ExpertTable& table, const PairGrouping& grouping, Co
                       const ExpertGradients& gradients, GroupedWorkspace& workspace) {
   check_shapes(table, hidden, selection);
   PanelWorkspace& scratch = workspace.panel;
+  const auto add_rows = [&](const Segment& segment, const float* coefficient, ConstMatrix x,
+                            MatrixView<double> rows) {
+    accumulate(segment, rows, coefficient, x, gradients.quantum, workspace.accumulate);
+  };
   for_each_chunk(grouping, table.expert_dim, [&](const Chunk& chunk) {
     const PairArrays pairs = make_chunk_arrays(table, chunk, Pass::backward, workspace.pairs);
     chunk.for_each_segment(
@@ -179,11 +176,11 @@ void backward_grouped(const ExpertTable& table, const PairGrouping& grouping, Co
     hidden_units_with_slope(table.activation, pairs);
     pair_gradients(pairs, chunk.index_of(), selection.gate, d_gate);
     chunk.for_each_segment([&](const Segment& segment) {
-      accumulate(segment, gradients.down, pairs.unit, d_y, scratch);
-      accumulate(segment, gradients.up, pairs.slope_linear, hidden, scratch);
+      add_rows(segment, pairs.unit, d_y, gradients.down);
+      add_rows(segment, pairs.slope_linear, hidden, gradients.up);
       combine(segment, table.up, pairs.slope_linear, quantum, d_hidden, workspace);
       if (is_gated(table)) {
-        accumulate(segment, gradients.gate_proj, pairs.slope_inner, hidden, scratch);
+        add_rows(segment, pairs.slope_inner, hidden, gradients.gate_proj);
         combine(segment, table.gate_proj, pairs.slope_inner, quantum, d_hidden, workspace);
       }
     });

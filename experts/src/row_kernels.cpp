@@ -126,23 +126,6 @@ struct CombineRows {
   }
 };
 
-struct AccumulateTokens {
-  Matrix rows;
-  const float* coefficient;
-  int64_t stride;
-  TokenRows<const float> tokens;
-  template <int kS>
-  HWY_INLINE void run(int64_t i) const {
-    const float* source[kS];
-    for (int s = 0; s < kS; ++s) source[s] = tokens.x.row(tokens.token[i + s]);
-    for (int64_t j = 0; j < rows.rows; ++j) {
-      float factor[kS];
-      for (int s = 0; s < kS; ++s) factor[s] = coefficient[(i + s) * stride + j];
-      add_scaled<kS>(rows.row(j), factor, source, rows.cols);
-    }
-  }
-};
-
 void scores(const ConstMatrix& rows, const TokenRows<const float>& tokens, float* out,
             int64_t stride) {
   in_fours(tokens.count, ScoreTokens{rows, tokens, out, stride});
@@ -155,11 +138,6 @@ void combine(const ConstMatrix& rows, const float* coefficient, int64_t stride,
   }
 }
 
-void accumulate(const Matrix& rows, const float* coefficient, int64_t stride,
-                const TokenRows<const float>& tokens) {
-  in_fours(tokens.count, AccumulateTokens{rows, coefficient, stride, tokens});
-}
-
 }  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace airmoe::experts
@@ -170,17 +148,12 @@ namespace airmoe::experts {
 
 HWY_EXPORT(scores);
 HWY_EXPORT(combine);
-HWY_EXPORT(accumulate);
 
 void row_scores(ConstMatrix rows, TokenRows<const float> tokens, float* out, int64_t stride) {
   HWY_DYNAMIC_DISPATCH(scores)(rows, tokens, out, stride);
 }
 void row_combine(ConstMatrix rows, const float* coefficient, int64_t stride, TokenRows<float> y) {
   HWY_DYNAMIC_DISPATCH(combine)(rows, coefficient, stride, y);
-}
-void row_accumulate(Matrix rows, const float* coefficient, int64_t stride,
-                    TokenRows<const float> tokens) {
-  HWY_DYNAMIC_DISPATCH(accumulate)(rows, coefficient, stride, tokens);
 }
 
 }  // namespace airmoe::experts

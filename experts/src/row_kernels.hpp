@@ -20,8 +20,4 @@ void row_scores(ConstMatrix rows, TokenRows<const float> tokens, float* out, int
 /// y(token[i]) += sum_j coefficient[i * stride + j] * rows(j).
 void row_combine(ConstMatrix rows, const float* coefficient, int64_t stride, TokenRows<float> y);
 
-/// rows(j) += sum_i coefficient[i * stride + j] * x(token[i]).
-void row_accumulate(Matrix rows, const float* coefficient, int64_t stride,
-                    TokenRows<const float> tokens);
-
 }  // namespace airmoe::experts

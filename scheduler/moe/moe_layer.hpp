@@ -61,8 +61,8 @@ class MoeLayer : public MoeSlot {
  public:
   /// Collective. Adds /layers/ii/moe/{centroid, up, down[, gate_proj]} to `parameters` and
   /// initialises them from `seed`. Memory per rank for E/R = n experts: n * (2 m + 1) * d
-  /// parameters, as many gradients, twice that for moments, n * d unit centroids, G * min(M, n)
-  /// candidate rows.
+  /// parameters, as many gradients and sums of them in double, twice that for moments, n * d unit
+  /// centroids, G * min(M, n) candidate rows.
   MoeLayer(comm::Communicator& comm, const ModelConfig& config, int64_t layer, uint64_t seed,
            ParameterSet& parameters, experts::Path path = experts::Path::automatic,
            SumPrecision sums = SumPrecision::f64);
@@ -72,8 +72,8 @@ class MoeLayer : public MoeSlot {
   void forward(ConstMatrix hidden, Matrix out) override;
   void backward(ConstMatrix d_out, Matrix d_hidden) override;
 
-  /// Local, once per optimizer step before the norm and the update: takes the centroid gradient
-  /// through the projection to the sphere.
+  /// Local, once per optimizer step before the norm and the update: rounds the sums of gradients to
+  /// float and takes those of centroids through the projection to the sphere.
   void finish_gradients();
   /// Local, after parameters changed: projects centroids, drops the lists.
   void parameters_changed();
@@ -104,7 +104,7 @@ class MoeLayer : public MoeSlot {
   /// Seconds inside matrix-product kernels so far (assign, score, experts and the dense backward).
   double kernel_seconds() const {
     return panel_.seconds + assign_.panel.seconds + dense_.panel.seconds + grouped_.panel.seconds +
-           score_backward_.panel.seconds;
+           dense_.accumulate.seconds + grouped_.accumulate.seconds + score_backward_.seconds;
   }
   /// The path that the last forward took.
   experts::Path last_path() const { return path_taken_; }
@@ -215,10 +215,10 @@ class MoeLayer : public MoeSlot {
   PanelWorkspace panel_;
   router::AssignWorkspace assign_;
   router::CutWorkspace cut_workspace_;
-  router::ScoreBackwardWorkspace score_backward_;
+  PairAccumulateWorkspace score_backward_;
   experts::DenseWorkspace dense_;
   experts::GroupedWorkspace grouped_;
-  experts::PairGrouping grouping_;
+  PairGrouping grouping_;  // of all pairs (grouped path) or of a block (dense backward)
 };
 
 }  // namespace airmoe::scheduler

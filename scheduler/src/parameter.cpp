@@ -21,6 +21,7 @@ void allocate(Parameter& p) {
     zeroed->ensure(size);
     zeroed->fill(0.0f);
   }
+  p.gradient_sum = Buffer<double>(size, 0.0);
 }
 
 Parameter& add(std::vector<std::unique_ptr<Parameter>>& parameters, std::string name,
@@ -43,7 +44,6 @@ Parameter& ParameterSet::add_replicated(std::string name, std::vector<int64_t> s
   p.sharding = Sharding::replicated;
   p.row_count = p.shape[0];
   allocate(p);
-  p.gradient_sum = Buffer<double>(p.local_size(), 0.0);
   return p;
 }
 
@@ -63,9 +63,20 @@ void Parameter::fold_gradient() {
   float* __restrict from = gradient.data();
   double* __restrict to = gradient_sum.data();
   constexpr double rounding = rounding_constant(kTrunkQuantum);
-  for (int64_t i = 0; i < gradient_sum.size(); ++i) {
+  const int64_t size = local_size();
+  for (int64_t i = 0; i < size; ++i) {
     to[i] += round_to_quantum(static_cast<double>(from[i]), rounding);
     from[i] = 0.0f;
+  }
+}
+
+void Parameter::unfold_gradient() {
+  double* __restrict from = gradient_sum.data();
+  float* __restrict to = gradient.data();
+  const int64_t size = local_size();
+  for (int64_t i = 0; i < size; ++i) {
+    to[i] = static_cast<float>(from[i]);
+    from[i] = 0.0;
   }
 }
 
@@ -78,10 +89,7 @@ void ParameterSet::zero_gradients() {
 
 void ParameterSet::unfold_gradients() {
   for (auto& p : parameters_) {
-    for (int64_t i = 0; i < p->gradient_sum.size(); ++i) {
-      p->gradient[i] = static_cast<float>(p->gradient_sum[i]);
-    }
-    p->gradient_sum.fill(0.0);
+    if (p->sharding == Sharding::replicated) p->unfold_gradient();
   }
 }
 

@@ -2,9 +2,11 @@
 // Random expert problems, both execution paths run on them, and the double-precision answer.
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "experts/dense_path.hpp"
@@ -73,6 +75,37 @@ struct Case {
     }
   }
 
+  /// Everything but the gates becomes integers from -3 to 3, so that scores of hidden units are
+  /// exact.
+  void round_to_integers() {
+    for (std::vector<float>* x : {&up, &down, &gate_proj, &hidden, &d_y}) {
+      float largest = 0;
+      for (const float value : *x) largest = std::max(largest, std::abs(value));
+      for (float& value : *x) value = std::round(3.4f * value / largest);
+    }
+  }
+  /// The same problem twice, each with about half of the pairs and together with all of them.
+  std::pair<Case, Case> split_pairs() const {
+    std::pair<Case, Case> parts(*this, *this);
+    for (Case* part : {&parts.first, &parts.second}) {
+      part->offset.resize(1);
+      for (std::vector<int32_t>* x : {&part->position, &part->local}) x->resize(kJunkPairs);
+      part->gate.resize(kJunkPairs);
+    }
+    std::mt19937 random(9);
+    for (int64_t t = 0; t < shape.tokens; ++t) {
+      for (auto p = static_cast<std::size_t>(offset[t]);
+           p < static_cast<std::size_t>(offset[t + 1]); ++p) {
+        Case& part = random() % 2 == 0 ? parts.first : parts.second;
+        part.position.push_back(position[p]);
+        part.local.push_back(local[p]);
+        part.gate.push_back(gate[p]);
+      }
+      for (Case* part : {&parts.first, &parts.second}) part->offset.push_back(part->pairs());
+    }
+    return parts;
+  }
+
   int64_t ld() const { return shape.dim + kLdPadding; }
   int64_t rows() const { return shape.local_experts * shape.m; }
   int64_t pairs() const { return static_cast<int64_t>(position.size()); }  // junk included
@@ -101,30 +134,34 @@ enum class Way { dense, grouped };
 /// kStart, so that overwriting instead of adding shows.
 struct Outcome {
   static constexpr float kStart = 0.75f;
-  std::vector<double> y, d_hidden;
-  std::vector<float> d_up, d_down, d_gate_proj, d_gate, saved;
+  std::vector<double> y, d_hidden, d_up, d_down, d_gate_proj;
+  std::vector<float> d_gate, saved;
 };
 
 /// Forward and backward in blocks of at most `block` tokens (dense) or at once (grouped).
-inline Outcome run(const Case& c, Way way, int64_t block = 64) {
+inline Outcome run(const Case& c, Way way, int64_t block = 64,
+                   double quantum_of_gradients = 0x1p-44) {
   const auto zeros = [](int64_t size, float value) {
     return std::vector<float>(static_cast<std::size_t>(size), value);
   };
   const int64_t n = c.shape.tokens, d = c.shape.dim;
   const ExpertTable table = c.table();
-  const auto elements = static_cast<std::size_t>(n * d);
-  Outcome out{.y = std::vector<double>(elements, Outcome::kStart),
-              .d_hidden = std::vector<double>(elements, Outcome::kStart),
-              .d_up = zeros(c.rows() * d, Outcome::kStart),
-              .d_down = zeros(c.rows() * d, Outcome::kStart),
-              .d_gate_proj = zeros(c.gated() ? c.rows() * d : 0, Outcome::kStart),
+  const auto doubles = [&](int64_t rows) {
+    return std::vector<double>(static_cast<std::size_t>(rows * d), Outcome::kStart);
+  };
+  Outcome out{.y = doubles(n),
+              .d_hidden = doubles(n),
+              .d_up = doubles(c.rows()),
+              .d_down = doubles(c.rows()),
+              .d_gate_proj = doubles(c.gated() ? c.rows() : 0),
               .d_gate = zeros(c.pairs(), -7.0f),
               .saved = zeros(c.pairs() * table.saved_per_pair(), -7.0f)};
   const MatrixView<double> y(out.y.data(), n, d), d_hidden(out.d_hidden.data(), n, d);
   const ConstMatrix hidden = c.matrix(c.hidden), d_y = c.matrix(c.d_y);
   const ExpertGradients gradients{.up = {out.d_up.data(), c.rows(), d},
                                   .down = {out.d_down.data(), c.rows(), d},
-                                  .gate_proj = {out.d_gate_proj.data(), c.rows(), d}};
+                                  .gate_proj = {out.d_gate_proj.data(), c.rows(), d},
+                                  .quantum = quantum_of_gradients};
   const std::vector<double> quantum(static_cast<std::size_t>(n), 0x1p-44);
   if (way == Way::grouped) {
     PairGrouping grouping;
@@ -137,6 +174,7 @@ inline Outcome run(const Case& c, Way way, int64_t block = 64) {
     return out;
   }
   DenseWorkspace workspace;
+  PairGrouping grouping;
   const SelectionView whole = c.dense_selection();
   for (int64_t begin = 0; begin < n; begin += block) {
     const int64_t size = std::min(block, n - begin);
@@ -145,8 +183,10 @@ inline Outcome run(const Case& c, Way way, int64_t block = 64) {
                           c.shape.candidates,
                           {size, whole.offset + begin, whole.position, whole.gate}};
     forward_dense(table, part, out.saved.data(), y.slice_rows(begin, size), workspace);
-    backward_dense(table, part, out.saved.data(), d_y.slice_rows(begin, size), out.d_gate.data(),
-                   quantum.data(), d_hidden.slice_rows(begin, size), gradients, workspace);
+    grouping.build(part.selection, part.count);
+    backward_dense(table, part, grouping, out.saved.data(), d_y.slice_rows(begin, size),
+                   out.d_gate.data(), quantum.data(), d_hidden.slice_rows(begin, size), gradients,
+                   workspace);
   }
   return out;
 }

@@ -192,7 +192,69 @@ TEST(DensePath, BitsDoNotDependOnHowTokensAreSplit) {
       EXPECT_EQ(split.y, whole.y) << "blocks of " << block;
       EXPECT_EQ(split.d_hidden, whole.d_hidden) << "blocks of " << block;
       EXPECT_EQ(split.d_gate, whole.d_gate) << "blocks of " << block;
+      EXPECT_EQ(split.d_up, whole.d_up) << "blocks of " << block;
+      EXPECT_EQ(split.d_down, whole.d_down) << "blocks of " << block;
+      EXPECT_EQ(split.d_gate_proj, whole.d_gate_proj) << "blocks of " << block;
       EXPECT_EQ(split.saved, whole.saved) << "blocks of " << block;
+    }
+  }
+}
+
+void expect_same_gradients(const Outcome& a, const Outcome& b) {
+  EXPECT_EQ(a.d_up, b.d_up);
+  EXPECT_EQ(a.d_down, b.d_down);
+  EXPECT_EQ(a.d_gate_proj, b.d_gate_proj);
+}
+
+// A copy of an expert on another rank: every pair is computed by one of two calls, in whatever
+// company, and what both added is what one call adds.
+TEST(Paths, GradientsDoNotDependOnWhichCallHadWhichPair) {
+  constexpr double kQuantum = 0x1p-44;
+  for (ExpertActivation activation : kActivations) {
+    for (int64_t m : {1, 5, 17}) {
+      for (Way way : {Way::dense, Way::grouped}) {
+        SCOPED_TRACE(fmt::format("{} m {} {}", name_of(activation), m,
+                                 way == Way::dense ? "dense" : "grouped"));
+        const Case c({.tokens = 60,
+                      .dim = 21,
+                      .m = m,
+                      .activation = activation,
+                      .candidates = 30,
+                      .local_experts = 40});
+        const Outcome whole = run(c, way, 64, kQuantum);
+        const auto [one, other] = c.split_pairs();
+        Outcome sum = run(one, way, 64, kQuantum);
+        const Outcome rest = run(other, way, 7, kQuantum);
+        ASSERT_LT(one.pairs(), c.pairs() * 3 / 4);
+        const auto add = [](std::vector<double>& to, const std::vector<double>& x) {
+          for (std::size_t i = 0; i < to.size(); ++i) to[i] += x[i] - Outcome::kStart;
+        };
+        add(sum.d_up, rest.d_up);
+        add(sum.d_down, rest.d_down);
+        add(sum.d_gate_proj, rest.d_gate_proj);
+        expect_same_gradients(sum, whole);
+      }
+    }
+  }
+}
+
+// The paths round the scores of hidden units differently. Where these are small integers they have
+// the same pairs to add up, and the sums are the same bits.
+TEST(Paths, BothAddTheSamePairsToTheSameBits) {
+  constexpr double kQuantum = 0x1p-26;  // sums stay below 2^25, and gates have more places
+  for (ExpertActivation activation : kActivations) {
+    for (int64_t m : {1, 5, 17}) {
+      SCOPED_TRACE(fmt::format("{} m {}", name_of(activation), m));
+      Case c({.tokens = 70,
+              .dim = 35,
+              .m = m,
+              .activation = activation,
+              .candidates = 30,
+              .local_experts = 40});
+      c.round_to_integers();
+      const Outcome dense = run(c, Way::dense, 64, kQuantum);
+      expect_same_gradients(run(c, Way::grouped, 64, kQuantum), dense);
+      EXPECT_EQ(run(c, Way::grouped).d_gate, dense.d_gate);
     }
   }
 }
@@ -212,6 +274,19 @@ TEST(Paths, NothingSavedWhenNotAskedFor) {
   forward_grouped(c.table(), grouping, c.matrix(c.hidden), c.grouped_selection(), nullptr,
                   {grouped.data(), 5, c.shape.dim}, grouped_workspace);
   EXPECT_EQ(grouped, run(c, Way::grouped).y);
+}
+
+TEST(Paths, RefuseAGroupingOfOtherPairs) {
+  const Case c({.tokens = 5});
+  Outcome out = run(c, Way::dense);
+  DenseWorkspace workspace;
+  const DenseBlock block{c.matrix(c.hidden), c.candidates.data(), c.shape.candidates,
+                         c.dense_selection()};
+  const std::vector<double> quantum(5, 0x1p-44);
+  EXPECT_THROW(
+      backward_dense(c.table(), block, PairGrouping(), out.saved.data(), c.matrix(c.d_y),
+                     out.d_gate.data(), quantum.data(), {out.d_hidden.data(), 5, 7}, {}, workspace),
+      Error);
 }
 
 TEST(Paths, RefuseShapesThatDisagree) {

@@ -40,7 +40,8 @@ struct Block {
   }
 };
 
-TEST(ScoreBackward, BothPathsEqualTheDefinition) {
+// By places in the candidates, and by rows of the table.
+TEST(ScoreBackward, EqualsTheDefinitionEitherWay) {
   test::Random random(1);
   for (const int64_t tokens : {0, 1, 16, 37}) {
     for (const int64_t count : {1, 3, 50}) {
@@ -49,36 +50,87 @@ TEST(ScoreBackward, BothPathsEqualTheDefinition) {
         const Block block(random, tokens, 60, count, d);
         // The gradient arrays are added to.
         std::vector<double> expected_hidden(tokens * d, 1.0);
-        std::vector<float> expected_unit(60 * d, 2.0f);
+        std::vector<double> expected_unit(60 * d, 2.0);
         for (int64_t t = 0; t < tokens; ++t) {
           for (int64_t p = block.offset[t]; p < block.offset[t + 1]; ++p) {
             for (int64_t k = 0; k < d; ++k) {
               expected_hidden[t * d + k] +=
                   static_cast<double>(block.d_score[p]) * block.unit[block.row[p] * d + k];
-              expected_unit[block.row[p] * d + k] += block.d_score[p] * block.hidden[t * d + k];
+              expected_unit[block.row[p] * d + k] +=
+                  static_cast<double>(block.d_score[p]) * block.hidden[t * d + k];
             }
           }
         }
         const ConstMatrix unit = test::matrix(block.unit, 60, d);
         const ConstMatrix hidden = test::matrix(block.hidden, tokens, d);
         std::vector<double> d_hidden(tokens * d, 1.0);
-        std::vector<float> d_unit(60 * d, 2.0f);
+        std::vector<double> d_unit(60 * d, 2.0);
         const std::vector<double> quantum(tokens, 0x1p-40);
-        ScoreBackwardWorkspace workspace;
-        score_backward_dense(unit, block.candidates.data(), count, hidden,
-                             block.selection(block.position), block.d_score.data(), quantum.data(),
-                             {d_hidden.data(), tokens, d}, test::matrix(d_unit, 60, d), workspace);
+        PairGrouping grouping;
+        PairAccumulateWorkspace workspace;
+        grouping.build(block.selection(block.position), count);
+        score_backward(unit, block.candidates.data(), hidden, block.selection(block.position),
+                       grouping, block.d_score.data(), quantum.data(), {d_hidden.data(), tokens, d},
+                       0x1p-40, {d_unit.data(), 60, d}, workspace);
         EXPECT_EQ(d_hidden, expected_hidden);
         EXPECT_EQ(d_unit, expected_unit);
         d_hidden.assign(tokens * d, 1.0);
-        d_unit.assign(60 * d, 2.0f);
-        score_backward_pairs(unit, hidden, block.selection(block.row), block.d_score.data(),
-                             quantum.data(), {d_hidden.data(), tokens, d},
-                             test::matrix(d_unit, 60, d));
+        d_unit.assign(60 * d, 2.0);
+        grouping.build(block.selection(block.row), 60);
+        score_backward(unit, nullptr, hidden, block.selection(block.row), grouping,
+                       block.d_score.data(), quantum.data(), {d_hidden.data(), tokens, d}, 0x1p-40,
+                       {d_unit.data(), 60, d}, workspace);
         EXPECT_EQ(d_hidden, expected_hidden);
         EXPECT_EQ(d_unit, expected_unit);
       }
     }
+  }
+}
+
+// Two ranks with half of the candidates each, in blocks of any size, against one call.
+TEST(ScoreBackward, BitsDoNotDependOnBlocksOrOnWhoHasWhichCandidate) {
+  test::Random random(3);
+  const int64_t tokens = 50, experts = 40, d = 21;
+  Block whole(random, tokens, experts, experts, d);
+  whole.unit = random.normals(experts * d);
+  whole.hidden = random.normals(tokens * d);
+  whole.d_score = random.normals(std::ssize(whole.position));
+  const ConstMatrix unit = test::matrix(whole.unit, experts, d);
+  const ConstMatrix hidden = test::matrix(whole.hidden, tokens, d);
+  const std::vector<double> quantum(tokens, 0x1p-44);
+  PairAccumulateWorkspace workspace;
+  PairGrouping grouping;
+  const auto add = [&](const SelectionView& selection, const std::vector<float>& d_score,
+                       int64_t first, std::vector<double>& d_hidden, std::vector<double>& d_unit) {
+    grouping.build(selection, experts);
+    score_backward(unit, nullptr, hidden.slice_rows(first, selection.tokens), selection, grouping,
+                   d_score.data(), quantum.data(),
+                   {d_hidden.data() + first * d, selection.tokens, d}, 0x1p-46,
+                   {d_unit.data(), experts, d}, workspace);
+  };
+  std::vector<double> hidden_once(tokens * d, 0.0), unit_once(experts * d, 0.0);
+  add(whole.selection(whole.row), whole.d_score, 0, hidden_once, unit_once);
+  for (const int64_t size : {1, 7, 50}) {
+    std::vector<double> d_hidden(tokens * d, 0.0), d_unit(experts * d, 0.0);
+    for (const bool upper : {true, false}) {
+      std::vector<int64_t> offset = {0};
+      std::vector<int32_t> row;
+      std::vector<float> d_score;
+      for (int64_t t = 0; t < tokens; ++t) {
+        for (int64_t p = whole.offset[t]; p < whole.offset[t + 1]; ++p) {
+          if ((whole.row[p] >= experts / 2) != upper) continue;
+          row.push_back(whole.row[p]);
+          d_score.push_back(whole.d_score[p]);
+        }
+        offset.push_back(std::ssize(row));
+      }
+      for (int64_t t = 0; t < tokens; t += size) {
+        add({std::min(size, tokens - t), offset.data() + t, row.data(), nullptr}, d_score, t,
+            d_hidden, d_unit);
+      }
+    }
+    EXPECT_EQ(d_hidden, hidden_once) << size;
+    EXPECT_EQ(d_unit, unit_once) << size;
   }
 }
 
@@ -115,10 +167,13 @@ TEST(ScoreBackward, SoftmaxAndScoresEqualFiniteDifferences) {
   softmax_backward(selection, a.data(), &dot_f, d_score.data());
   std::vector<double> d_hidden(d);
   const std::vector<double> quantum(1, 0x1p-44);
-  std::vector<float> d_unit(experts * d);
-  score_backward_pairs(test::matrix(w, experts, d), test::matrix(h, 1, d), selection,
-                       d_score.data(), quantum.data(), {d_hidden.data(), 1, d},
-                       test::matrix(d_unit, experts, d));
+  std::vector<double> d_unit(experts * d);
+  PairGrouping grouping;
+  PairAccumulateWorkspace workspace;
+  grouping.build(selection, experts);
+  score_backward(test::matrix(w, experts, d), nullptr, test::matrix(h, 1, d), selection, grouping,
+                 d_score.data(), quantum.data(), {d_hidden.data(), 1, d}, 0x1p-46,
+                 {d_unit.data(), experts, d}, workspace);
   const std::vector<double> h0(h.begin(), h.end()), w0(w.begin(), w.end());
   const double step = 1e-5;
   for (int64_t k = 0; k < d; ++k) {

@@ -124,6 +124,32 @@ TEST(Parameter, StartsWithZeroGradientAndMoments) {
   EXPECT_EQ(p.gradient[11], 0.0f);
 }
 
+// Gradients of experts come from the layer that made them; what is summed over ranks leaves them
+// alone. Rows of copies, behind the owned ones, belong to other ranks' sums.
+TEST(Parameter, SumsOfGradientsBecomeGradientsOnce) {
+  ParameterSet set;
+  Parameter& trunk = set.add_replicated("/trunk", {4}, true);
+  Parameter& experts = set.add_by_expert("/experts", {10, 2, 3}, {10, 3}, 1, true);
+  EXPECT_EQ(experts.gradient_sum.size(), 3 * 6);
+  for (const double v : experts.gradient_sum) EXPECT_EQ(v, 0.0);
+  experts.gradient_sum = Buffer<double>(5 * 6, 7.25);
+  EXPECT_EQ(experts.gradient_sums().rows, 5);
+  EXPECT_EQ(experts.gradient_sums().cols, 6);
+  trunk.gradient_sum.fill(0.5);
+  set.unfold_gradients();
+  EXPECT_EQ(trunk.gradient[3], 0.5f);
+  EXPECT_EQ(trunk.gradient_sum[3], 0.0);
+  EXPECT_EQ(experts.gradient[17], 0.0f);
+  EXPECT_EQ(experts.gradient_sum[17], 7.25);
+  experts.unfold_gradient();
+  EXPECT_EQ(experts.gradient[17], 7.25f);
+  EXPECT_EQ(experts.gradient_sum[17], 0.0);
+  EXPECT_EQ(experts.gradient_sum[18], 7.25);
+  set.zero_gradients();
+  EXPECT_EQ(experts.gradient[17], 0.0f);
+  EXPECT_EQ(experts.gradient_sum[18], 0.0);
+}
+
 TEST(Parameter, NamesAndSeedsGiveDifferentValues) {
   ParameterSet set;
   Parameter& a = set.add_replicated("/a", {100}, true);

@@ -23,13 +23,6 @@ constexpr int64_t kLanes = hn::MaxLanes(D());
 constexpr int kVectors = 8;  // sums of a column block, held in registers
 constexpr int64_t kBlock = kVectors * kLanes;
 
-// A coefficient with a bit set 50 places below its first: its products with floats are then never
-// half way between two multiples of the quantum (below 2^49 of them), where rounding would look at
-// the sum.
-HWY_INLINE double untied(float coefficient) {
-  return static_cast<double>(coefficient) * (1.0 + 0x1p-50);
-}
-
 // Columns [k, k + V vectors) of one token. The sums start at the rounding constant: every addition
 // to it rounds the product to a multiple of the quantum and nothing else.
 template <int V>

@@ -88,7 +88,7 @@ void MoeLayer::differentiate() {
   const int64_t pairs = pair_offset_[tokens];
   const experts::ExpertTable experts_here = table();
   const experts::ExpertGradients expert_gradients = gradients();
-  const Matrix d_unit = centroid_->gradients();
+  const MatrixView<double> d_unit = centroid_->gradient_sums();
   const float slope = balance_slope();
   // The gate of a single expert is 1 whatever its score. Without this, the rounding of d_gate - dot
   // would be the whole gradient of the centroids, and Adam would take steps of full size along it.
@@ -120,8 +120,8 @@ void MoeLayer::differentiate() {
     if (!scores_matter) return;
     add_balance(0, pairs);
     router::softmax_backward(by_expert, d_gate_.data(), dot_.data(), d_score_.data());
-    router::score_backward_pairs(unit_centroids(), hidden, by_expert, d_score_.data(), quantum,
-                                 d_hidden, d_unit);
+    router::score_backward(unit_centroids(), nullptr, hidden, by_expert, grouping_, d_score_.data(),
+                           quantum, d_hidden, expert_gradients.quantum, d_unit, score_backward_);
     return;
   }
   block_hidden_.ensure(kBlockTokens * dim_);
@@ -146,14 +146,15 @@ void MoeLayer::differentiate() {
       std::fill_n(block_sum_.data(), count * dim_, 0.0);
       const SelectionView pairs_here{count, block_offset_.data(), position_.data(), gate_.data()};
       const experts::DenseBlock block{hidden, rows.data(), std::ssize(rows), pairs_here};
-      experts::backward_dense(experts_here, block, saved_.data(), d_y, d_gate_.data(), quantum,
-                              d_hidden, expert_gradients, dense_);
+      grouping_.build(pairs_here, block.count);
+      experts::backward_dense(experts_here, block, grouping_, saved_.data(), d_y, d_gate_.data(),
+                              quantum, d_hidden, expert_gradients, dense_);
       if (scores_matter) {
         add_balance(block_offset_[0], block_offset_[count]);
         router::softmax_backward(pairs_here, d_gate_.data(), block_dot_.data(), d_score_.data());
-        router::score_backward_dense(unit_centroids(), rows.data(), std::ssize(rows), hidden,
-                                     pairs_here, d_score_.data(), quantum, d_hidden, d_unit,
-                                     score_backward_);
+        router::score_backward(unit_centroids(), rows.data(), hidden, pairs_here, grouping_,
+                               d_score_.data(), quantum, d_hidden, expert_gradients.quantum, d_unit,
+                               score_backward_);
       }
       for (int64_t t = 0; t < count; ++t) {
         std::copy_n(d_hidden.row(t), dim_, partial_.data() + block_token_[t] * dim_);

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "comm/base/error.hpp"
+#include "comm/base/exact_sum.hpp"
 
 namespace airmoe::scheduler {
 
@@ -61,6 +62,9 @@ void MoeLayer::parameters_changed() {
 }
 
 void MoeLayer::finish_gradients() {
+  for (Parameter* p : {centroid_, up_, down_, gate_proj_}) {
+    if (p != nullptr) p->unfold_gradient();
+  }
   router::project_to_sphere_backward(unit_centroids(), inverse_norm_.span(),
                                      centroid_->gradients());
 }
@@ -77,11 +81,14 @@ experts::ExpertTable MoeLayer::table() const {
 }
 
 experts::ExpertGradients MoeLayer::gradients() {
-  const int64_t rows = local_experts_ * config_.expert_dim;
+  const auto rows = [&](Parameter& p) {
+    return MatrixView<double>(p.gradient_sum.data(), p.gradient_sum.size() / dim_, dim_);
+  };
   experts::ExpertGradients g;
-  g.up = {up_->gradient.data(), rows, dim_};
-  g.down = {down_->gradient.data(), rows, dim_};
-  if (gate_proj_ != nullptr) g.gate_proj = {gate_proj_->gradient.data(), rows, dim_};
+  g.up = rows(*up_);
+  g.down = rows(*down_);
+  if (gate_proj_ != nullptr) g.gate_proj = rows(*gate_proj_);
+  g.quantum = expert_gradient_quantum(config_.experts);
   return g;
 }
 
