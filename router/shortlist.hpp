@@ -34,11 +34,11 @@ struct ShortlistWorkspace {
 };
 
 /// The best `keep` local experts of each codeword, exactly: the result depends neither on blocks
-/// nor on how experts are split over ranks.
+/// nor on which rank has which experts.
 /// @param codewords       the codewords to list (all, or the revived ones). Shape: [n, d]
 /// @param codeword_ids    their global ids, keys of the jitter. Shape: [n]
 /// @param unit_centroids  local experts. Shape: [local experts, d]
-/// @param first_expert    global id of local expert 0
+/// @param expert_ids      global ids of the local experts, ascending. Shape: [local experts]
 /// @param keep            M
 /// @param jitter          nullopt: none. add_jitter with id = global expert id, b = codeword id,
 ///                        c = 0, only for pairs that could still enter the list (its draws are
@@ -46,7 +46,7 @@ struct ShortlistWorkspace {
 /// Local. Work: n * local experts * d; memory: O(n * keep). Scores of -0 are listed as +0, NaN as
 /// minus infinity. Throws Error when shapes disagree or keep < 1.
 void local_top(ConstMatrix codewords, std::span<const int32_t> codeword_ids,
-               ConstMatrix unit_centroids, int32_t first_expert, int64_t keep,
+               ConstMatrix unit_centroids, std::span<const int32_t> expert_ids, int64_t keep,
                const std::optional<Jitter>& jitter, LocalTop& out, ShortlistWorkspace& workspace);
 
 /// One rank's sorted entries for one codeword.

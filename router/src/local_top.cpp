@@ -20,7 +20,7 @@ float jitter_floor(float threshold, float stddev) {
 }  // namespace
 
 void local_top(ConstMatrix codewords, std::span<const int32_t> codeword_ids,
-               ConstMatrix unit_centroids, int32_t first_expert, int64_t keep,
+               ConstMatrix unit_centroids, std::span<const int32_t> expert_ids, int64_t keep,
                const std::optional<Jitter>& jitter, LocalTop& out, ShortlistWorkspace& workspace) {
   const int64_t n = codewords.rows, experts = unit_centroids.rows;
   AIRMOE_CHECK(codewords.cols == unit_centroids.cols,
@@ -29,6 +29,8 @@ void local_top(ConstMatrix codewords, std::span<const int32_t> codeword_ids,
                codewords.cols, unit_centroids.cols);
   AIRMOE_CHECK(static_cast<int64_t>(codeword_ids.size()) == n, "local_top: {} ids of {} codewords",
                codeword_ids.size(), n);
+  AIRMOE_CHECK(static_cast<int64_t>(expert_ids.size()) == experts,
+               "local_top: {} ids of {} experts", expert_ids.size(), experts);
   AIRMOE_CHECK(keep >= 1, "local_top: keep {}", keep);
   out.rows = n;
   out.stride = std::min(keep, experts);
@@ -48,20 +50,20 @@ void local_top(ConstMatrix codewords, std::span<const int32_t> codeword_ids,
   // Codewords are the panel and experts the lanes, so that a codeword's scores are contiguous.
   for (int64_t begin = 0; begin < experts; begin += kBlock) {
     const int64_t block = std::min(kBlock, experts - begin);
-    const int32_t first = first_expert + static_cast<int32_t>(begin);
+    const int32_t* ids = expert_ids.data() + begin;
     panel_scores(panel, unit_centroids.slice_rows(begin, block), workspace.tile.data(),
                  workspace.panel);
     for (int64_t g = 0; g < n; ++g) {
       const float* scores = workspace.tile.data() + g * tile_ld(block);
       if (!noisy) {
-        top.offer(g, scores, first, block);
+        top.offer(g, scores, ids, block);
         continue;
       }
       const float threshold = top.threshold(g);
       int64_t ties = std::isinf(threshold) ? block : 0;
       const int64_t hits =
-          detail::compress({scores, nullptr, first, block}, jitter_floor(threshold, jitter->stddev),
-                           ties, workspace.hit_score.data(), workspace.hit_expert.data(), kBlock);
+          detail::compress({scores, ids, 0, block}, jitter_floor(threshold, jitter->stddev), ties,
+                           workspace.hit_score.data(), workspace.hit_expert.data(), kBlock);
       add_jitter(workspace.hit_score.data(), workspace.hit_expert.data(), hits, jitter->stddev,
                  jitter->stream, static_cast<uint32_t>(codeword_ids[g]), 0);
       top.offer(g, workspace.hit_score.data(), workspace.hit_expert.data(), hits);

@@ -114,16 +114,16 @@ KthLargest kth_of_few(const float* HWY_RESTRICT x, int64_t count, float low, flo
       greater += static_cast<int64_t>(hn::CountTrue(d, hn::Gt(v, pivot)));
       equal += static_cast<int64_t>(hn::CountTrue(d, hn::Eq(v, pivot)));
     }
-    if (greater < r && r <= greater + equal) return {few[j], greater};
+    if (greater < r && r <= greater + equal) return {few[j], greater, equal};
   }
-  return {low, found};  // not reached: r <= found
+  return {low, found, 0};  // not reached: r <= found
 }
 
 KthLargest kth(const float* x, int64_t count, int64_t k) {
   const Range range = range_of(x, count);
   if (range.numbers < k) {  // the k-th largest is a NaN, which counts as minus infinity
     const int64_t lowest = count_at_least(x, count, std::numeric_limits<float>::lowest());
-    return {-kInfinity, lowest};
+    return {-kInfinity, lowest, count - lowest};
   }
   // count(x >= low) >= k > count(x >= high), as ordered integers
   int32_t low = ordered(range.min), high = ordered(range.max) + 1;
@@ -144,9 +144,9 @@ KthLargest kth(const float* x, int64_t count, int64_t k) {
       at_high = at_middle;
     }
   }
-  if (high - 1 == low) return {from_ordered(low) + 0.0f, at_high};
+  if (high - 1 == low) return {from_ordered(low) + 0.0f, at_high, at_low - at_high};
   const KthLargest last = kth_of_few(x, count, from_ordered(low), from_ordered(high), k - at_high);
-  return {last.threshold + 0.0f, at_high + last.above};
+  return {last.threshold + 0.0f, at_high + last.above, last.equal};
 }
 
 // ---------------------------------------------------------------------------- compress

@@ -12,6 +12,7 @@ namespace airmoe::router::detail {
 struct KthLargest {
   float threshold;
   int64_t above;  ///< scores greater than threshold, < k
+  int64_t equal;  ///< scores that count as equal to it
 };
 
 /// The k-th largest of x, 1 <= k <= count. A binary search on values, then on the bits of the

@@ -68,7 +68,7 @@ class Shortlists {
   router::LocalTop top_;
   router::ShortlistWorkspace workspace_;
   Buffer<float> picked_codewords_, received_score_;
-  Buffer<int32_t> received_expert_, taken_, all_taken_, all_codewords_;
+  Buffer<int32_t> received_expert_, taken_, all_taken_, all_codewords_, own_experts_;
   std::vector<int64_t> send_counts_, recv_counts_, gather_counts_, recv_begin_;
   std::vector<router::TopSlice> slices_;
 };

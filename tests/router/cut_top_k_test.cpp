@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include "comm/base/error.hpp"
 #include "router/data.hpp"
 #include "router/select.hpp"
 
@@ -12,7 +13,8 @@ struct Routed {
   std::vector<Cut> cuts;
 };
 
-// Cuts the slices, applies each cut in place, and returns what is selected.
+// Cuts the slices, which stand in ascending order, applies each cut in place, and returns what is
+// selected.
 Routed route(const std::vector<float>& scores, const std::vector<int64_t>& sizes, int64_t k) {
   Routed out;
   out.cuts.resize(sizes.size());
@@ -94,6 +96,137 @@ TEST(CutTopK, GatesDoNotDependOnTheSplit) {
       ASSERT_EQ(split.cuts[0].inverse_sum, whole.cuts[0].inverse_sum);
     }
   }
+}
+
+// Candidates whose experts live anywhere; slice r reports the best min(k, size) of its own.
+struct Scattered {
+  std::vector<float> all;                  // [candidates], in ascending expert id
+  std::vector<int32_t> slice_of;           // [candidates]
+  std::vector<float> scores;               // reported, slice by slice
+  std::vector<int32_t> ids;                // of the reported
+  std::vector<int64_t> sizes;              // reported per slice
+  bool tied_across = false, tied = false;  // as an independent count says
+
+  Scattered(test::Random& random, std::vector<float> scores_of_all, int64_t slices, int64_t k)
+      : all(std::move(scores_of_all)), sizes(slices) {
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      slice_of.push_back(static_cast<int32_t>(random.integer(0, slices - 1)));
+    }
+    for (int64_t r = 0; r < slices; ++r) {
+      std::vector<double> own;
+      std::vector<int32_t> own_id;
+      for (std::size_t i = 0; i < all.size(); ++i) {
+        if (slice_of[i] != r) continue;
+        own.push_back(all[i]);
+        own_id.push_back(static_cast<int32_t>(i));
+      }
+      for (const int32_t j : test::top_indices(own, k)) {
+        scores.push_back(all[own_id[j]]);
+        ids.push_back(own_id[j]);
+        ++sizes[r];
+      }
+    }
+    const int64_t total = std::ssize(scores);
+    if (k >= total) return;
+    const std::vector<int32_t> order = test::ranking({scores.begin(), scores.end()});
+    const auto same = [&](float a, float b) { return a == b || (std::isnan(a) && std::isnan(b)); };
+    const float threshold = scores[order[k - 1]];
+    tied = same(scores[order[k]], threshold);
+    std::vector<bool> has(slices, false);
+    int64_t begin = 0;
+    for (int64_t r = 0; r < slices; ++r) {
+      for (int64_t i = begin; i < begin + sizes[r]; ++i)
+        has[r] = has[r] || same(scores[i], threshold);
+      begin += sizes[r];
+    }
+    tied_across = tied && std::count(has.begin(), has.end(), true) > 1;
+  }
+};
+
+void check_scattered(test::Random& random, const std::vector<float>& all, int64_t slices, int64_t k,
+                     int64_t& ties_seen) {
+  SCOPED_TRACE(::testing::Message()
+               << all.size() << " candidates, " << slices << " slices, k " << k);
+  const Scattered s(random, all, slices, k);
+  std::vector<Cut> cuts(slices);
+  std::vector<int32_t> taken(slices, -1);
+  CutWorkspace workspace;
+  ASSERT_EQ(cut_top_k(s.scores, s.sizes, k, cuts, taken, workspace), s.tied_across);
+  if (s.tied_across) {
+    ++ties_seen;
+    std::vector<int32_t> needed(s.ids.size(), -1000);  // only those that may be read
+    for (std::size_t i = 0; i < needed.size(); ++i) {
+      if (is_tied(s.scores[i], cuts[0].threshold)) needed[i] = s.ids[i];
+    }
+    resolve_ties(s.scores, needed, s.sizes, cuts, taken, workspace);
+  }
+  std::vector<int32_t> selected;
+  std::vector<float> gate_of(all.size(), -1.0f);
+  int64_t begin = 0;
+  for (int64_t r = 0; r < slices; ++r) {
+    std::vector<int32_t> id(s.ids.begin() + begin, s.ids.begin() + begin + s.sizes[r]);
+    std::vector<float> score(s.scores.begin() + begin, s.scores.begin() + begin + s.sizes[r]);
+    const int64_t kept =
+        apply_cut(cuts[r], id.data(), score.data(), s.sizes[r], id.data(), score.data());
+    EXPECT_EQ(kept, taken[r]) << "slice " << r;
+    for (int64_t j = 0; j < kept; ++j) gate_of[id[j]] = score[j];
+    selected.insert(selected.end(), id.begin(), id.begin() + kept);
+    begin += s.sizes[r];
+  }
+  std::sort(selected.begin(), selected.end());
+  ASSERT_EQ(selected, test::top_indices({all.begin(), all.end()}, k));
+  // The same bits as where one rank has everything.
+  const Routed whole = route(all, {std::ssize(all)}, k);
+  ASSERT_EQ(whole.index, selected);
+  for (std::size_t j = 0; j < selected.size(); ++j) {
+    if (std::isnan(whole.gate[j])) continue;
+    ASSERT_EQ(gate_of[selected[j]], whole.gate[j]);
+  }
+}
+
+TEST(CutTopK, ExpertsMayLiveAnywhere) {
+  test::Random random(8);
+  int64_t ties_seen = 0;
+  for (int repeat = 0; repeat < 40; ++repeat) {
+    for (const int64_t k : {1, 2, 7, 30, 63, 64, 70}) {
+      for (int64_t slices = 1; slices <= 5; ++slices) {
+        check_scattered(random, random.integers(64, -3, 3), slices, k, ties_seen);
+        check_scattered(random, random.normals(64), slices, k, ties_seen);
+      }
+    }
+  }
+  EXPECT_GT(ties_seen, 500);
+  check_scattered(random, std::vector<float>(64, 2.0f), 3, 20, ties_seen);
+  check_scattered(random, std::vector<float>(64, std::numeric_limits<float>::quiet_NaN()), 3, 20,
+                  ties_seen);
+  std::vector<float> zeros(64, 0.0f);
+  for (std::size_t i = 0; i < 64; i += 3) zeros[i] = -0.0f;
+  check_scattered(random, zeros, 4, 11, ties_seen);
+}
+
+TEST(CutTopK, TheNormaliserIsExact) {
+  test::Random random(9);
+  std::vector<float> scores = random.normals(5000);
+  const Routed one = route(scores, {5000}, 4000);
+  std::reverse(scores.begin(), scores.end());
+  const Routed other = route(scores, {1, 2499, 2500}, 4000);
+  EXPECT_EQ(one.cuts[0].inverse_sum, other.cuts[0].inverse_sum);
+  const float max = *std::max_element(scores.begin(), scores.end());
+  std::sort(scores.begin(), scores.end(), std::greater<>());
+  double sum = 0.0;
+  for (int64_t i = 0; i < 4000; ++i) sum += std::exp(static_cast<double>(scores[i] - max));
+  EXPECT_NEAR(one.cuts[0].inverse_sum, 1.0 / sum, 2e-7 / sum);
+}
+
+TEST(ResolveTies, NeedsAnIdPerScore) {
+  const std::vector<float> scores = {1.0f, 1.0f};
+  const std::vector<int32_t> ids = {0};
+  const std::vector<int64_t> sizes = {1, 1};
+  std::vector<Cut> cuts(2);
+  std::vector<int32_t> taken(2);
+  CutWorkspace workspace;
+  EXPECT_TRUE(cut_top_k(scores, sizes, 1, cuts, taken, workspace));
+  EXPECT_THROW(resolve_ties(scores, ids, sizes, cuts, taken, workspace), Error);
 }
 
 TEST(CutTopK, LargeScoresDoNotOverflow) {

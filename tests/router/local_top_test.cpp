@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include "comm/base/error.hpp"
 #include "comm/base/partition.hpp"
 #include "router/data.hpp"
 #include "router/shortlist.hpp"
@@ -22,11 +23,19 @@ struct Problem {
   /// Experts [begin, end) on one rank.
   LocalTop run(int64_t begin, int64_t end, int64_t keep,
                const std::optional<Jitter>& jitter) const {
+    std::vector<int32_t> own(end - begin);
+    std::iota(own.begin(), own.end(), static_cast<int32_t>(begin));
+    return run(own, keep, jitter);
+  }
+  /// Any experts on one rank.
+  LocalTop run(const std::vector<int32_t>& own, int64_t keep,
+               const std::optional<Jitter>& jitter) const {
+    std::vector<float> rows;
+    for (const int32_t e : own) rows.insert(rows.end(), &centroid[e * d], &centroid[e * d] + d);
     LocalTop top;
     ShortlistWorkspace workspace;
-    local_top(test::matrix(codebook, codewords, d), ids,
-              test::matrix(centroid, experts, d).slice_rows(begin, end - begin),
-              static_cast<int32_t>(begin), keep, jitter, top, workspace);
+    local_top(test::matrix(codebook, codewords, d), ids, test::matrix(rows, std::ssize(own), d),
+              own, keep, jitter, top, workspace);
     return top;
   }
 
@@ -122,21 +131,29 @@ TEST(LocalTop, MergedOverRanksEqualsOneRank) {
       if (noisy) jitter = Jitter{RandomStream(1, Purpose::jitter_shortlist), 0.1f};
       const LocalTop whole = problem.run(0, 1000, 300, jitter);
       for (const int64_t ranks : {2, 3, 5, 1500}) {
+        // Experts in blocks on the one hand, scattered over ranks on the other.
         const BlockPartition partition{problem.experts, ranks};
-        std::vector<LocalTop> parts;
-        for (int64_t r = 0; r < ranks; ++r) {
-          parts.push_back(problem.run(partition.begin(r), partition.end(r), 300, jitter));
-        }
-        for (int64_t g = 0; g < problem.codewords; ++g) {
-          std::vector<TopSlice> slices;
-          for (const LocalTop& part : parts) {
-            const auto size = static_cast<std::size_t>(part.stride);
-            slices.push_back({{part.score.data() + g * part.stride, size},
-                              {part.expert.data() + g * part.stride, size}});
+        for (const bool scattered : {false, true}) {
+          std::vector<LocalTop> parts;
+          for (int64_t r = 0; r < ranks; ++r) {
+            std::vector<int32_t> own;
+            for (int32_t e = 0; e < problem.experts; ++e) {
+              const int64_t home = scattered ? (e * 7919) % 1009 % ranks : partition.owner(e);
+              if (home == r) own.push_back(e);
+            }
+            parts.push_back(problem.run(own, 300, jitter));
           }
-          std::vector<int32_t> expert(300), taken(slices.size());
-          merge_top(slices, expert, taken);
-          for (int64_t i = 0; i < 300; ++i) ASSERT_EQ(expert[i], whole.expert[g * 300 + i]);
+          for (int64_t g = 0; g < problem.codewords; ++g) {
+            std::vector<TopSlice> slices;
+            for (const LocalTop& part : parts) {
+              const auto size = static_cast<std::size_t>(part.stride);
+              slices.push_back({{part.score.data() + g * part.stride, size},
+                                {part.expert.data() + g * part.stride, size}});
+            }
+            std::vector<int32_t> expert(300), taken(slices.size());
+            merge_top(slices, expert, taken);
+            for (int64_t i = 0; i < 300; ++i) ASSERT_EQ(expert[i], whole.expert[g * 300 + i]);
+          }
         }
       }
     }
@@ -149,6 +166,18 @@ TEST(LocalTop, NothingToList) {
   EXPECT_EQ(problem.run(5, 5, 7, std::nullopt).stride, 0);
   const Problem none(random, 0, 10, 4, false);
   EXPECT_EQ(none.run(0, 10, 7, std::nullopt).rows, 0);
+}
+
+TEST(LocalTop, EveryExpertNeedsAnId) {
+  test::Random random(8);
+  const Problem problem(random, 2, 10, 4, false);
+  const std::vector<int32_t> own = {3, 4};
+  LocalTop top;
+  ShortlistWorkspace workspace;
+  EXPECT_THROW(
+      local_top(test::matrix(problem.codebook, 2, 4), problem.ids,
+                test::matrix(problem.centroid, 10, 4), own, 3, std::nullopt, top, workspace),
+      Error);
 }
 
 TEST(LocalTop, BadNumbersGiveAValidList) {

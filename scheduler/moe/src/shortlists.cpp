@@ -31,6 +31,8 @@ Shortlists::Shortlists(comm::Communicator& comm, int64_t codewords, int64_t expe
   lists_ = Buffer<int32_t>(merged_.size(rank_) * length, 0);
   all_codewords_.ensure(codewords);
   std::iota(all_codewords_.begin(), all_codewords_.end(), 0);
+  own_experts_.ensure(experts_.size(rank_));
+  std::iota(own_experts_.begin(), own_experts_.end(), static_cast<int32_t>(experts_.begin(rank_)));
 }
 
 void Shortlists::rebuild_all(ConstMatrix codebook, ConstMatrix unit_centroids,
@@ -53,8 +55,8 @@ void Shortlists::rebuild(ConstMatrix codebook, ConstMatrix unit_centroids,
     }
     codewords = ConstMatrix(picked_codewords_.data(), n, codebook.cols);
   }
-  router::local_top(codewords, which, unit_centroids, static_cast<int32_t>(experts_.begin(rank_)),
-                    length_, jitter, top_, workspace_);
+  router::local_top(codewords, which, unit_centroids, own_experts_.span(), length_, jitter, top_,
+                    workspace_);
   send_to_mergers(which);
   merge(which);
   keep_resident(which);
