@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "comm/mpi_backend.hpp"
 #include "comm/src/sparse/header_exchange.hpp"
 #include "comm/src/sparse/header_messages.hpp"
 #include "comm/src/sparse/nbx.hpp"

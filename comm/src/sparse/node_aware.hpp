@@ -11,9 +11,9 @@
 #include <memory>
 #include <vector>
 
+#include "comm/node_map.hpp"
 #include "comm/src/mpi_exchange.hpp"
 #include "comm/src/sparse/header_exchange.hpp"
-#include "comm/src/sparse/node_map.hpp"
 #include "comm/src/sparse/parcels.hpp"
 
 namespace airmoe::comm {

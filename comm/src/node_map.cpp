@@ -1,8 +1,9 @@
-#include "comm/src/sparse/node_map.hpp"
+#include "comm/node_map.hpp"
 
 #include <algorithm>
 #include <utility>
 
+#include "comm/mpi_backend.hpp"
 #include "comm/src/mpi_check.hpp"
 
 namespace airmoe::comm {
@@ -45,6 +46,10 @@ NodeMap find_nodes(MPI_Comm comm, int64_t ranks_per_node) {
     ranks.push_back(r);
   }
   return map;
+}
+
+NodeMap find_nodes(int64_t ranks_per_node) {
+  return find_nodes(MPI_COMM_WORLD, ranks_per_node);
 }
 
 }  // namespace airmoe::comm

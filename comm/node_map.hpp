@@ -4,8 +4,6 @@
 #include <cstdint>
 #include <vector>
 
-#include <mpi.h>
-
 namespace airmoe::comm {
 
 /// Nodes are numbered by their first rank; their ranks ascend.
@@ -17,8 +15,10 @@ struct NodeMap {
   int num_nodes() const { return static_cast<int>(ranks_of.size()); }
 };
 
-/// Collective. Ranks that can share memory are one node; `ranks_per_node` > 0 cuts these further,
-/// into runs of so many ranks, so that one machine can play several nodes.
-NodeMap find_nodes(MPI_Comm comm, int64_t ranks_per_node);
+/// Collective over all ranks of the run; needs a live MpiEnvironment; has no deadline. Ranks that
+/// can share memory are one node; `ranks_per_node` > 0 cuts these further, into runs of so many
+/// ranks, so that one machine can play several nodes. mpi_backend.hpp has the form that takes an
+/// MPI_Comm.
+NodeMap find_nodes(int64_t ranks_per_node = 0);
 
 }  // namespace airmoe::comm
