@@ -44,5 +44,6 @@ function(airmoe_install_package)
                 "${PROJECT_SOURCE_DIR}/comm/cmake/FindCBLAS.cmake"
                 "${PROJECT_SOURCE_DIR}/comm/cmake/FindHighway.cmake"
                 "${PROJECT_SOURCE_DIR}/comm/cmake/FindRandom123.cmake"
+                "${PROJECT_SOURCE_DIR}/comm/cmake/FindUCX.cmake"
                 "${PROJECT_SOURCE_DIR}/comm/cmake/FindIsal.cmake" DESTINATION ${dir})
 endfunction()

@@ -1,0 +1,51 @@
+// The UCX backend: as it is, with every message cut into tiny pieces, and under the decorators.
+
+#include "comm/delay_communicator.hpp"
+#include "comm/stats_communicator.hpp"
+#include "comm/ucx_communicator.hpp"
+#include "tests/comm/communicator_contract.hpp"
+
+namespace airmoe::comm {
+namespace {
+
+std::shared_ptr<Communicator> make_plain(double deadline_seconds) {
+  return make_ucx_communicator({.deadline_seconds = deadline_seconds});
+}
+
+std::shared_ptr<Communicator> make_in_pieces(double deadline_seconds) {
+  return make_ucx_communicator({.deadline_seconds = deadline_seconds, .max_message_bytes = 8});
+}
+
+/// Statistics over a rank that is late, over UCX.
+std::shared_ptr<Communicator> make_decorated(double deadline_seconds) {
+  struct Stack {
+    explicit Stack(double seconds)
+        : ucx(make_plain(seconds)),
+          delay(*ucx, std::chrono::microseconds(ucx->rank() == ucx->size() / 2 ? 1500 : 0)),
+          stats(delay) {}
+    std::shared_ptr<Communicator> ucx;
+    DelayCommunicator delay;
+    StatsCommunicator stats;
+  };
+  const auto stack = std::make_shared<Stack>(deadline_seconds);
+  return {stack, &stack->stats};
+}
+
+const auto kBackends =
+    ::testing::Values(Backend{"plain", make_plain}, Backend{"in_pieces", make_in_pieces},
+                      Backend{"decorated", make_decorated});
+
+INSTANTIATE_TEST_SUITE_P(Ucx, CollectiveContract, kBackends, backend_name);
+INSTANTIATE_TEST_SUITE_P(Ucx, ExchangeContract, kBackends, backend_name);
+
+TEST(UcxCommunicator, RefusesBadOptions) {
+  EXPECT_THROW(make_ucx_communicator({.deadline_seconds = 0}), Error);
+  EXPECT_THROW(make_ucx_communicator({.max_message_bytes = 7}), Error);
+}
+
+TEST(UcxCommunicator, OrderedSumOfMoreThanOneBlock) {
+  check_ordered_sum<float>(*make_plain(60), (int64_t{8} << 20) + 13);
+}
+
+}  // namespace
+}  // namespace airmoe::comm
