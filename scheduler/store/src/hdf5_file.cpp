@@ -168,6 +168,28 @@ std::vector<uint32_t> Hdf5File::read_u32(const std::string& path) const {
   return values;
 }
 
+std::vector<int32_t> Hdf5File::read_i32(const std::string& path,
+                                        std::vector<int64_t>& shape) const {
+  const Hdf5Handle handle(H5Dopen2(id_, path.c_str(), H5P_DEFAULT), H5Dclose);
+  if (!handle.valid()) fail_here("open dataset", path);
+  const Hdf5Handle type(H5Dget_type(handle), H5Tclose);
+  const Hdf5Handle space(H5Dget_space(handle), H5Sclose);
+  if (!type.valid() || !space.valid()) fail_here("describe", path);
+  if (H5Tget_class(type) != H5T_INTEGER) {
+    fail(ExitCode::bad_data, "{}: {} does not hold integers", path_, path);
+  }
+  const int rank = H5Sget_simple_extent_ndims(space);
+  if (rank < 1) fail(ExitCode::bad_data, "{}: {} has no dimensions", path_, path);
+  std::vector<hsize_t> dims(static_cast<std::size_t>(rank));
+  H5Sget_simple_extent_dims(space, dims.data(), nullptr);
+  shape.assign(dims.begin(), dims.end());
+  std::vector<int32_t> values(static_cast<std::size_t>(H5Sget_simple_extent_npoints(space)));
+  if (H5Dread(handle, H5T_NATIVE_INT32, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()) < 0) {
+    fail_here("read", path);
+  }
+  return values;
+}
+
 Hdf5File::Objects Hdf5File::objects() const {
   struct Visit {
     std::vector<std::pair<std::string, H5L_type_t>> links;

@@ -36,6 +36,9 @@ class Hdf5File {
 
   void write_u32(const std::string& path, std::span<const uint32_t> values);
   std::vector<uint32_t> read_u32(const std::string& path) const;
+  /// An integer dataset of any width and layout, and its shape; what does not fit
+  /// becomes the nearest value.
+  std::vector<int32_t> read_i32(const std::string& path, std::vector<int64_t>& shape) const;
 
   /// Sets an attribute, making it when missing. Strings are UTF-8 of variable length.
   void set_attribute(const Attribute& attribute);
