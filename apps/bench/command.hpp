@@ -15,5 +15,6 @@ struct Command {
 ExitCode run_kernels(int argc, char** argv);
 ExitCode run_expert_paths(int argc, char** argv);
 ExitCode run_layer(int argc, char** argv);
+ExitCode run_network(int argc, char** argv);
 
 }  // namespace airmoe::bench

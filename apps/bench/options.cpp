@@ -39,11 +39,11 @@ void add_run_options(po::options_description& options, Repeats& repeats, uint64_
 }
 
 bool parse(int argc, char** argv, const std::string& about,
-           const po::options_description& options) {
+           const po::options_description& options, bool print) {
   const apps::Usage usage{.program = "airmoe-bench",
                           .synopsis = fmt::format("airmoe-bench {} [OPTIONS]", argv[0]),
                           .about = about};
-  return apps::parse_options(argc, argv, usage, options, "", true).has_value();
+  return apps::parse_options(argc, argv, usage, options, "", print).has_value();
 }
 
 }  // namespace airmoe::bench

@@ -18,8 +18,9 @@ void add_count(boost::program_options::options_description& options, const char*
 void add_run_options(boost::program_options::options_description& options, Repeats& repeats,
                      uint64_t& seed, std::string& json);
 
-/// Parses the options of a subcommand; false after --help or --version, which it prints.
+/// Parses the options of a subcommand; false after --help or --version, which it prints (`print`:
+/// on one rank only).
 bool parse(int argc, char** argv, const std::string& about,
-           const boost::program_options::options_description& options);
+           const boost::program_options::options_description& options, bool print = true);
 
 }  // namespace airmoe::bench

@@ -11,18 +11,14 @@ namespace airmoe::apps {
 
 namespace po = boost::program_options;
 
-namespace {
+std::vector<std::string> transport_names() {
+  return {"mpi"};
+}
 
-void check_name(const std::string& name) {
+void check_transport(const std::string& name) {
   const std::vector<std::string> known = transport_names();
   if (std::find(known.begin(), known.end(), name) != known.end()) return;
   fail(ExitCode::usage, "--transport {}: this build has {}", name, fmt::join(known, ", "));
-}
-
-}  // namespace
-
-std::vector<std::string> transport_names() {
-  return {"mpi"};
 }
 
 void add_transport_options(po::options_description& options, Transport& transport) {
@@ -31,7 +27,7 @@ void add_transport_options(po::options_description& options, Transport& transpor
       po::value(&transport.name)
           ->value_name("NAME")
           ->default_value(transport.name)
-          ->notifier(check_name),
+          ->notifier(check_transport),
       fmt::format("what carries the messages: {}", fmt::join(transport_names(), " or ")).c_str());
   const auto set_algorithm = [&transport](const std::string& name) {
     transport.sparse_algorithm = comm::parse_sparse_algorithm(name, "--sparse-algorithm");
@@ -56,7 +52,7 @@ void add_transport_options(po::options_description& options, Transport& transpor
 }
 
 std::unique_ptr<comm::Communicator> make_communicator(const Transport& transport) {
-  check_name(transport.name);
+  check_transport(transport.name);
   return comm::make_mpi_communicator({.deadline_seconds = transport.deadline_seconds,
                                       .sparse_algorithm = transport.sparse_algorithm,
                                       .ranks_per_node = transport.ranks_per_node});

@@ -22,6 +22,9 @@ struct Transport {
 /// Local: names of the transports that this build has; "mpi" is the first.
 std::vector<std::string> transport_names();
 
+/// Local: throws Error(ExitCode::usage) for a name that is not among transport_names().
+void check_transport(const std::string& name);
+
 /// Adds --transport, --sparse-algorithm and --ranks-per-node, which write to `transport`; bad
 /// values throw Error(ExitCode::usage) while parsing. `transport` outlives the parsing.
 void add_transport_options(boost::program_options::options_description& options,
