@@ -18,6 +18,9 @@ struct UcxOptions {
   /// Larger messages are cut into pieces of this many bytes, at least 8. UCX has no limit of its
   /// own, so by default every message is one piece.
   int64_t max_message_bytes = std::numeric_limits<int64_t>::max();
+  /// For tests and studies on one machine: every run of so many ranks plays a node, and messages
+  /// between such nodes take the transports of a network. 0: nodes are the machines.
+  int64_t ranks_per_node = 0;
 };
 
 /// Local: whether airmoe was built with UCX.

@@ -6,13 +6,16 @@
 
 #include "comm/base/error.hpp"
 #include "comm/mpi_communicator.hpp"
+#include "comm/ucx_communicator.hpp"
 
 namespace airmoe::apps {
 
 namespace po = boost::program_options;
 
 std::vector<std::string> transport_names() {
-  return {"mpi"};
+  std::vector<std::string> names = {"mpi"};
+  if (comm::has_ucx()) names.emplace_back("ucx");
+  return names;
 }
 
 void check_transport(const std::string& name) {
@@ -53,6 +56,15 @@ void add_transport_options(po::options_description& options, Transport& transpor
 
 std::unique_ptr<comm::Communicator> make_communicator(const Transport& transport) {
   check_transport(transport.name);
+  if (transport.name == "ucx") {
+    if (transport.sparse_algorithm != comm::SparseAlgorithm::automatic) {
+      fail(ExitCode::config,
+           "--sparse-algorithm {}: this is for --transport mpi; ucx has one of its own",
+           name_of(transport.sparse_algorithm));
+    }
+    return comm::make_ucx_communicator({.deadline_seconds = transport.deadline_seconds,
+                                        .ranks_per_node = transport.ranks_per_node});
+  }
   return comm::make_mpi_communicator({.deadline_seconds = transport.deadline_seconds,
                                       .sparse_algorithm = transport.sparse_algorithm,
                                       .ranks_per_node = transport.ranks_per_node});

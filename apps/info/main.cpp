@@ -11,9 +11,11 @@
 
 #include "apps/common/options.hpp"
 #include "apps/common/run_main.hpp"
+#include "apps/common/transport.hpp"
 #include "apps/common/version.hpp"
 #include "comm/base/blas.hpp"
 #include "comm/library_version.hpp"
+#include "comm/ucx_communicator.hpp"
 #include "scheduler/store/checkpoint.hpp"
 #include "scheduler/store/libraries.hpp"
 #include "scheduler/store/trace.hpp"
@@ -60,8 +62,9 @@ Json collect() {
   report["blas"] = blas::description();
   report["simd"] = best_target();
   report["mpi"] = comm::mpi_library_version();
+  if (comm::has_ucx()) report["ucx"] = comm::ucx_library_version();
   report["packages"] = package_versions();
-  report["communication_backends"] = {"mpi"};
+  report["communication_backends"] = apps::transport_names();
   report["devices"] = {"cpu"};
   report["formats"] = {{scheduler::kCheckpointFormat, scheduler::kCheckpointVersion},
                        {scheduler::kTraceFormat, scheduler::kTraceVersion}};

@@ -4,10 +4,11 @@
 
 #include "apps/common/options.hpp"
 #include "apps/common/run_main.hpp"
+#include "apps/common/transport.hpp"
 #include "apps/common/version.hpp"
 #include "apps/train/train_options.hpp"
 #include "comm/base/blas.hpp"
-#include "comm/mpi_communicator.hpp"
+#include "comm/mpi_environment.hpp"
 #include "scheduler/train/trainer.hpp"
 
 namespace {
@@ -30,15 +31,18 @@ ExitCode train(int argc, char** argv, const comm::MpiEnvironment& environment) {
       "Trains a granular mixture-of-experts language model. Without options: preset tiny on\n"
       "the C headers of this machine. Ends with 0, or with 85 after SIGTERM or SIGUSR1 and a\n"
       "checkpoint; docs/cli.md lists all exit codes."};
-  const auto given =
-      apps::parse_options(argc, argv, usage, options.description(), "", environment.rank() == 0);
+  apps::Transport transport;
+  boost::program_options::options_description transport_group("Transport", 100, 60);
+  apps::add_transport_options(transport_group, transport);
+  boost::program_options::options_description all;
+  all.add(options.description()).add(transport_group);
+  const auto given = apps::parse_options(argc, argv, usage, all, "", environment.rank() == 0);
   if (!given) return ExitCode::ok;
   const bool progress = show_progress(*given);
   scheduler::TrainConfig config = options.resolve(*given, "");
 
-  comm::MpiOptions mpi;
-  mpi.deadline_seconds = config.deadline_seconds;
-  const auto comm = comm::make_mpi_communicator(mpi);
+  transport.deadline_seconds = config.deadline_seconds;
+  const auto comm = apps::make_communicator(transport);
   const auto resume = scheduler::find_resume(*comm, config);
   if (resume) config = options.resolve(*given, resume->meta.config_json);
   scheduler::RunOptions run;

@@ -14,13 +14,15 @@ const UcxOptions& checked(const UcxOptions& options) {
                options.max_message_bytes);
   AIRMOE_CHECK(options.deadline_seconds > 0, "deadline_seconds is {}, not above 0",
                options.deadline_seconds);
+  AIRMOE_CHECK(options.ranks_per_node >= 0, "ranks_per_node is {}, below 0",
+               options.ranks_per_node);
   return options;
 }
 
 }  // namespace
 
 UcxCommunicator::UcxCommunicator(const UcxOptions& options)
-    : worker_(MPI_COMM_WORLD, checked(options).deadline_seconds),
+    : worker_(MPI_COMM_WORLD, checked(options)),
       max_message_bytes_(options.max_message_bytes),
       barrier_(worker_),
       sparse_(worker_, barrier_, max_message_bytes_) {}

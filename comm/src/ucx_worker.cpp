@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "comm/mpi_backend.hpp"
 #include "comm/src/ucx_operations.hpp"
 
 namespace airmoe::comm {
@@ -29,19 +30,19 @@ std::string ucx_error_text(ucs_status_t status, const char* call) {
   return fmt::format("{}: {}", call, ucs_status_string(status));
 }
 
-UcxWorker::UcxWorker(MPI_Comm parent, double deadline_seconds) {
+UcxWorker::UcxWorker(MPI_Comm parent, const UcxOptions& options) {
   mpi_check(MPI_Comm_dup(parent, &comm_), "MPI_Comm_dup");
   mpi_check(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
   mpi_check(MPI_Comm_rank(comm_, &context_.rank), "MPI_Comm_rank");
   mpi_check(MPI_Comm_size(comm_, &size_), "MPI_Comm_size");
-  context_.deadline_seconds = deadline_seconds;
+  context_.deadline_seconds = options.deadline_seconds;
   peers_.resize(static_cast<std::size_t>(size_));
   for (int r = 0; r < size_; ++r) {
     peers_[r].worker = this;
     peers_[r].rank = r;
   }
   WaitContext starting = context_;
-  starting.deadline_seconds = std::max(deadline_seconds, kSecondsToStart);
+  starting.deadline_seconds = std::max(options.deadline_seconds, kSecondsToStart);
   std::string problem;
   try {
     start_worker();
@@ -49,7 +50,8 @@ UcxWorker::UcxWorker(MPI_Comm parent, double deadline_seconds) {
     problem = error.what();
   }
   exchange_addresses(starting, problem);
-  find_near_ranks(starting);
+  const NodeMap nodes = find_nodes(comm_, options.ranks_per_node);
+  for (const int r : nodes.ranks_of[nodes.node_of[rank()]]) peers_[r].is_near = true;
 }
 
 void UcxWorker::start_worker() {
@@ -95,21 +97,6 @@ void UcxWorker::exchange_addresses(const WaitContext& starting, const std::strin
          "UCX does not start on rank {} ({}); look at UCX_TLS and UCX_NET_DEVICES", failed,
          problem.empty() ? "that rank says why" : problem);
   }
-}
-
-void UcxWorker::find_near_ranks(const WaitContext& starting) {
-  MPI_Comm host = MPI_COMM_NULL;
-  mpi_check(MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host),
-            "MPI_Comm_split_type");
-  int num_near = 0;
-  mpi_check(MPI_Comm_size(host, &num_near), "MPI_Comm_size");
-  std::vector<int> near(static_cast<std::size_t>(num_near));
-  MPI_Request request = MPI_REQUEST_NULL;
-  mpi_check(MPI_Iallgather(&context_.rank, 1, MPI_INT, near.data(), 1, MPI_INT, host, &request),
-            "MPI_Iallgather");
-  wait_collective(&request, starting, "start", "ranks of this host");
-  for (const int r : near) peers_[r].is_near = true;
-  mpi_check(MPI_Comm_free(&host), "MPI_Comm_free");
 }
 
 ucp_ep_h UcxWorker::endpoint(int peer) {

@@ -11,6 +11,7 @@
 
 #include "comm/message.hpp"
 #include "comm/src/mpi_check.hpp"
+#include "comm/ucx_communicator.hpp"
 
 namespace airmoe::comm {
 
@@ -24,7 +25,7 @@ std::string ucx_error_text(ucs_status_t status, const char* call);
 class UcxWorker {
  public:
   /// Collective over `parent`, which is duplicated.
-  UcxWorker(MPI_Comm parent, double deadline_seconds);
+  UcxWorker(MPI_Comm parent, const UcxOptions& options);
   /// Collective unless a call has failed: waits, at most for the deadline, until all ranks are
   /// here. When some rank has failed or does not come, nothing is given back to the system, because
   /// messages could still be under way; the process is about to end then.
@@ -99,7 +100,6 @@ class UcxWorker {
   };
   void start_worker();
   void exchange_addresses(const WaitContext& starting, const std::string& problem);
-  void find_near_ranks(const WaitContext& starting);
   bool leave_together() noexcept;
   bool close_endpoints(unsigned flags, double seconds) noexcept;
 

@@ -1,4 +1,5 @@
-// The UCX backend: as it is, with every message cut into tiny pieces, and under the decorators.
+// The UCX backend: as it is, with every message cut into tiny pieces, between nodes, and under the
+// decorators.
 
 #include "comm/delay_communicator.hpp"
 #include "comm/stats_communicator.hpp"
@@ -14,6 +15,11 @@ std::shared_ptr<Communicator> make_plain(double deadline_seconds) {
 
 std::shared_ptr<Communicator> make_in_pieces(double deadline_seconds) {
   return make_ucx_communicator({.deadline_seconds = deadline_seconds, .max_message_bytes = 8});
+}
+
+/// Every rank a node of its own: endpoints with error handling, over the transports of a network.
+std::shared_ptr<Communicator> make_as_nodes(double deadline_seconds) {
+  return make_ucx_communicator({.deadline_seconds = deadline_seconds, .ranks_per_node = 1});
 }
 
 /// Statistics over a rank that is late, over UCX.
@@ -33,7 +39,7 @@ std::shared_ptr<Communicator> make_decorated(double deadline_seconds) {
 
 const auto kBackends =
     ::testing::Values(Backend{"plain", make_plain}, Backend{"in_pieces", make_in_pieces},
-                      Backend{"decorated", make_decorated});
+                      Backend{"as_nodes", make_as_nodes}, Backend{"decorated", make_decorated});
 
 INSTANTIATE_TEST_SUITE_P(Ucx, CollectiveContract, kBackends, backend_name);
 INSTANTIATE_TEST_SUITE_P(Ucx, ExchangeContract, kBackends, backend_name);
@@ -41,6 +47,7 @@ INSTANTIATE_TEST_SUITE_P(Ucx, ExchangeContract, kBackends, backend_name);
 TEST(UcxCommunicator, RefusesBadOptions) {
   EXPECT_THROW(make_ucx_communicator({.deadline_seconds = 0}), Error);
   EXPECT_THROW(make_ucx_communicator({.max_message_bytes = 7}), Error);
+  EXPECT_THROW(make_ucx_communicator({.ranks_per_node = -1}), Error);
 }
 
 TEST(UcxCommunicator, OrderedSumOfMoreThanOneBlock) {
