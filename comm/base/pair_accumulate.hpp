@@ -17,7 +17,7 @@ namespace airmoe {
 
 /// Scratch; grows to the largest call seen, then allocates nothing.
 struct PairAccumulateWorkspace {
-  Buffer<double> coefficient;
+  Buffer<double> coefficient, packed;
   double seconds = 0;  ///< spent in pair_accumulate and row_accumulate so far
 };
 

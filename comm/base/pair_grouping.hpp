@@ -22,15 +22,17 @@ class PairGrouping {
   int64_t begin(int64_t group) const { return group_begin_[group]; }
   int64_t end(int64_t group) const { return group_begin_[group + 1]; }
   int64_t largest_group() const { return largest_; }
-  int64_t first_pair() const { return first_pair_; }    ///< offset[0] of the selection
-  int64_t pair(int64_t i) const { return pair_[i]; }    ///< index into the selection's arrays
+  int64_t first_pair() const { return first_pair_; }  ///< offset[0] of the selection
+  /// Index into the selection's arrays.
+  int64_t pair(int64_t i) const { return first_pair_ + pair_[i]; }
   int32_t token(int64_t i) const { return token_[i]; }  ///< ascending within a group
   const int32_t* tokens() const { return token_.data(); }
 
  private:
   int64_t groups_ = 0, largest_ = 0, first_pair_ = 0;
-  Buffer<int32_t> slot_, touched_, token_;
-  Buffer<int64_t> group_begin_, pair_;
+  Buffer<int32_t> next_;  // [positions]: zero between calls
+  Buffer<int32_t> touched_, token_, pair_;
+  Buffer<int64_t> group_begin_;
   int64_t map_size_ = 0;
 };
 

@@ -24,6 +24,9 @@ using D = hn::CappedTag<double, 8>;
 using Half = hn::Rebind<float, D>;
 constexpr int64_t kLanes = hn::MaxLanes(D());
 
+constexpr int kVectors = 8;  // sums of a column block, held in registers
+constexpr int64_t kBlock = kVectors * kLanes;
+
 // The tokens of one row of the table, with coefficient (i, j) at coefficient[i * units + j].
 struct Group {
   const int32_t* HWY_RESTRICT token;
@@ -32,14 +35,20 @@ struct Group {
   int64_t units;
 };
 
-// Units [j, j + R) and columns [k, k + V vectors). The sums start at the rounding constant: every
-// addition to it rounds the product to a multiple of the quantum and nothing else.
-template <int R, int V>
-HWY_INLINE void accumulate_block(const Group& group, int64_t j, const float* HWY_RESTRICT x,
+HWY_INLINE hn::Vec<D> load(const double* from) {
+  return hn::LoadU(D(), from);
+}
+HWY_INLINE hn::Vec<D> load(const float* from) {
+  return hn::PromoteTo(D(), hn::LoadU(Half(), from));
+}
+
+// Units [j, j + R) and V vectors of columns from x and row on. The sums start at the rounding
+// constant: every addition to it rounds the product to a multiple of the quantum and nothing else.
+template <int R, int V, class T>
+HWY_INLINE void accumulate_block(const Group& group, int64_t j, const T* HWY_RESTRICT x,
                                  int64_t x_ld, double constant, double* HWY_RESTRICT row,
                                  int64_t row_ld) {
   const D d;
-  const Half half;
   const auto rounding = hn::Set(d, constant);
   hn::Vec<D> sum[R][V];
 #pragma GCC unroll 4
@@ -49,13 +58,13 @@ HWY_INLINE void accumulate_block(const Group& group, int64_t j, const float* HWY
   }
   const double* HWY_RESTRICT c = group.coefficient + j;
   for (int64_t i = 0; i < group.count; ++i, c += group.units) {
-    const float* HWY_RESTRICT from = x + group.token[i] * x_ld;
+    const T* HWY_RESTRICT from = x + group.token[i] * x_ld;
     hn::Vec<D> factor[R];
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) factor[r] = hn::Set(d, c[r]);
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) {
-      const auto value = hn::PromoteTo(d, hn::LoadU(half, from + v * kLanes));
+      const auto value = load(from + v * kLanes);
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) sum[r][v] = hn::MulAdd(factor[r], value, sum[r][v]);
     }
@@ -71,68 +80,120 @@ HWY_INLINE void accumulate_block(const Group& group, int64_t j, const float* HWY
   }
 }
 
-template <int R, int V>
-HWY_INLINE int64_t accumulate_columns(const Group& group, int64_t j, const ConstMatrix& x,
-                                      double constant, const MatrixView<double>& rows, int64_t k) {
-  for (; k + V * kLanes <= x.cols; k += V * kLanes) {
-    accumulate_block<R, V>(group, j, x.data + k, x.ld, constant, rows.row(j) + k, rows.ld);
+// Units [j, j + R) and `columns` columns, at most kBlock, from x and row on.
+template <int R, class T>
+HWY_INLINE void accumulate_units(const Group& group, int64_t j, const T* x, int64_t x_ld,
+                                 int64_t columns, double constant, double* row, int64_t row_ld) {
+  int64_t k = 0;
+  for (; k + kBlock / R <= columns; k += kBlock / R) {
+    accumulate_block<R, kVectors / R>(group, j, x + k, x_ld, constant, row + k, row_ld);
   }
-  return k;
-}
-
-// Units [j, j + R), all columns.
-template <int R>
-HWY_INLINE void accumulate_units(const Group& group, int64_t j, const ConstMatrix& x,
-                                 double constant, const MatrixView<double>& rows) {
-  int64_t k = accumulate_columns<R, 8 / R>(group, j, x, constant, rows, 0);
-  if (R == 1) k = accumulate_columns<R, 4>(group, j, x, constant, rows, k);
-  k = accumulate_columns<R, 1>(group, j, x, constant, rows, k);
-  for (; k < x.cols; ++k) {
-    for (int64_t r = j; r < j + R; ++r) {
+  for (; k + kLanes <= columns; k += kLanes) {
+    accumulate_block<R, 1>(group, j, x + k, x_ld, constant, row + k, row_ld);
+  }
+  for (; k < columns; ++k) {
+    for (int64_t r = 0; r < R; ++r) {
       double sum = constant;
       for (int64_t i = 0; i < group.count; ++i) {
-        sum = std::fma(group.coefficient[i * group.units + r],
-                       static_cast<double>(x(group.token[i], k)), sum);
+        sum = std::fma(group.coefficient[i * group.units + j + r],
+                       static_cast<double>(x[group.token[i] * x_ld + k]), sum);
       }
-      rows(r, k) += sum - constant;
+      row[r * row_ld + k] += sum - constant;
     }
   }
 }
 
-HWY_INLINE void accumulate_group(const Group& group, const ConstMatrix& x, double constant,
-                                 const MatrixView<double>& rows) {
+template <class T>
+HWY_INLINE void accumulate_group(const Group& group, const T* x, int64_t x_ld, int64_t columns,
+                                 double constant, double* row, int64_t row_ld) {
   int64_t j = 0;
-  for (; j + 4 <= group.units; j += 4) accumulate_units<4>(group, j, x, constant, rows);
-  for (; j < group.units; ++j) accumulate_units<1>(group, j, x, constant, rows);
+  for (; j + 4 <= group.units; j += 4) {
+    accumulate_units<4>(group, j, x, x_ld, columns, constant, row + j * row_ld, row_ld);
+  }
+  for (; j < group.units; ++j) {
+    accumulate_units<1>(group, j, x, x_ld, columns, constant, row + j * row_ld, row_ld);
+  }
 }
 
 void accumulate_row(const int32_t* token, int64_t count, const double* coefficient,
                     const ConstMatrix& x, double constant, const MatrixView<double>& rows) {
-  accumulate_group({token, count, coefficient, rows.rows}, x, constant, rows);
+  const Group group{token, count, coefficient, rows.rows};
+  for (int64_t k = 0; k < x.cols; k += kBlock) {
+    accumulate_group(group, x.data + k, x.ld, std::min(kBlock, x.cols - k), constant, rows.data + k,
+                     rows.ld);
+  }
+}
+
+// Tokens as doubles, one block of columns after the other, each [tokens][kBlock].
+void pack(const ConstMatrix& x, double* HWY_RESTRICT packed) {
+  for (int64_t k = 0; k < x.cols; k += kBlock) {
+    const int64_t columns = std::min(kBlock, x.cols - k);
+    for (int64_t t = 0; t < x.rows; ++t, packed += kBlock) {
+      const float* HWY_RESTRICT from = x.row(t) + k;
+      for (int64_t i = 0; i < columns; ++i) packed[i] = static_cast<double>(from[i]);
+    }
+  }
+}
+
+// Groups [begin, end), whose coefficients in group order are at `sorted`. Blocks of columns
+// outside: the tokens' part of a block stays in the first-level cache. x is packed, or null.
+void accumulate_groups(const PairGrouping& grouping, int64_t begin, int64_t end,
+                       const int32_t* candidates, const double* sorted, int64_t units,
+                       const ConstMatrix& x, const double* packed, double constant,
+                       const MatrixView<double>& gradient) {
+  constexpr int64_t kLine = 64 / sizeof(double);
+  const auto row_of = [&](int64_t g) HWY_ATTR {
+    const int32_t position = grouping.position(g);
+    return gradient.row((candidates == nullptr ? position : candidates[position]) * units);
+  };
+  for (int64_t k = 0; k < x.cols; k += kBlock) {
+    const int64_t columns = std::min(kBlock, x.cols - k);
+    for (int64_t g = begin; g < end; ++g) {
+      if (g + (end - begin) < grouping.groups()) {  // rows of the next chunk, while there is time
+        const double* next = row_of(g + (end - begin)) + k;
+        for (int64_t j = 0; j < units; ++j, next += gradient.ld) {
+          for (int64_t i = 0; i < columns; i += kLine) hwy::Prefetch(next + i);
+        }
+      }
+      const Group group{grouping.tokens() + grouping.begin(g), grouping.end(g) - grouping.begin(g),
+                        sorted + (grouping.begin(g) - grouping.begin(begin)) * units, units};
+      double* row = row_of(g) + k;
+      if (packed != nullptr) {
+        accumulate_group(group, packed + k * x.rows, kBlock, columns, constant, row, gradient.ld);
+      } else {
+        accumulate_group(group, x.data + k, x.ld, columns, constant, row, gradient.ld);
+      }
+    }
+  }
 }
 
 void accumulate(const PairGrouping& grouping, const int32_t* candidates, const float* coefficient,
                 int64_t units, const ConstMatrix& x, double constant,
-                const MatrixView<double>& gradient, double* HWY_RESTRICT sorted) {
-  constexpr int64_t kLine = 64 / sizeof(double);
-  const auto rows_of = [&](int64_t g) {
-    const int32_t position = grouping.position(g);
-    const int64_t row = candidates == nullptr ? position : candidates[position];
-    return gradient.slice_rows(row * units, units);
-  };
-  for (int64_t g = 0; g < grouping.groups(); ++g) {
-    const int64_t begin = grouping.begin(g), end = grouping.end(g);
-    if (g + 1 < grouping.groups()) {
-      const double* next = rows_of(g + 1).data;
-      for (int64_t k = 0; k < x.cols; k += kLine) hwy::Prefetch(next + k);
-    }
-    double* HWY_RESTRICT out = sorted;
-    for (int64_t i = begin; i < end; ++i) {
+                const MatrixView<double>& gradient, PairAccumulateWorkspace& workspace) {
+  // Converting tokens once pays where they fit the second-level cache; elsewhere it is done pair by
+  // pair.
+  constexpr int64_t kPackBytes = 512 << 10;
+  constexpr int64_t kChunk = 512;  // pairs whose rows are fetched and worked on together
+  const double* packed = nullptr;
+  const int64_t size = x.rows * ((x.cols + kBlock - 1) / kBlock * kBlock);
+  if (size * static_cast<int64_t>(sizeof(double)) <= kPackBytes) {
+    workspace.packed.ensure(size);
+    pack(x, workspace.packed.data());
+    packed = workspace.packed.data();
+  }
+  workspace.coefficient.ensure(std::max(kChunk, grouping.largest_group() * units));
+  for (int64_t begin = 0; begin < grouping.groups();) {
+    const int64_t first = grouping.begin(begin);
+    int64_t end = begin + 1;
+    while (end < grouping.groups() && (grouping.end(end) - first) * units <= kChunk) ++end;
+    double* HWY_RESTRICT out = workspace.coefficient.data();
+    for (int64_t i = first; i < grouping.end(end - 1); ++i) {
       const float* c = coefficient + (grouping.pair(i) - grouping.first_pair()) * units;
       for (int64_t j = 0; j < units; ++j) *out++ = untied(c[j]);
     }
-    accumulate_group({grouping.tokens() + begin, end - begin, sorted, units}, x, constant,
-                     rows_of(g));
+    accumulate_groups(grouping, begin, end, candidates, workspace.coefficient.data(), units, x,
+                      packed, constant, gradient);
+    begin = end;
   }
 }
 
@@ -162,10 +223,8 @@ void pair_accumulate(const PairGrouping& grouping, const int32_t* candidates,
   check_widths(x.cols, gradient.cols);
   if (grouping.groups() == 0) return;
   const KernelTimer timer(workspace.seconds);
-  workspace.coefficient.ensure(grouping.largest_group() * units);
   HWY_DYNAMIC_DISPATCH(accumulate)
-  (grouping, candidates, coefficient, units, x, rounding_constant(quantum), gradient,
-   workspace.coefficient.data());
+  (grouping, candidates, coefficient, units, x, rounding_constant(quantum), gradient, workspace);
 }
 
 void row_accumulate(const int32_t* token, int64_t count, const float* coefficient, int64_t stride,
