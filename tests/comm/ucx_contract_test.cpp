@@ -50,6 +50,47 @@ TEST(UcxCommunicator, RefusesBadOptions) {
   EXPECT_THROW(make_ucx_communicator({.ranks_per_node = -1}), Error);
 }
 
+/// Rank 0 sends and expects long messages; rank 1 does not answer while rank 0 gives up and ends.
+void check_end_after_error(int64_t ranks_per_node) {
+  using Clock = std::chrono::steady_clock;
+  auto comm = make_ucx_communicator({.deadline_seconds = 0.3, .ranks_per_node = ranks_per_node});
+  if (comm->rank() == 0) {
+    const std::vector<uint8_t> out(10'000'000);
+    std::vector<uint8_t> in(out.size());
+    const std::vector<Send<uint8_t>> sends = {{1, out}};
+    const std::vector<Recv<uint8_t>> recvs = {{1, in}};
+    Ticket ticket = comm->exchange<uint8_t>(sends, recvs, 0);
+    try {
+      ticket.wait();
+      ADD_FAILURE() << "nothing was received";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::watchdog);
+      EXPECT_NE(std::string(error.what()).find("rank 1 (to send) and rank 1 (to receive)"),
+                std::string::npos)
+          << error.what();
+    }
+    EXPECT_THROW(comm->barrier(), Error);  // it is good for nothing now
+    Inbox<uint8_t> inbox;
+    EXPECT_THROW(comm->sparse_exchange(sends, inbox), Error);
+    const auto start = Clock::now();
+    ticket = Ticket();
+    comm.reset();
+    EXPECT_LT(Clock::now() - start, std::chrono::seconds(5));
+  } else {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+    const auto start = Clock::now();
+    comm.reset();
+    EXPECT_LT(Clock::now() - start, std::chrono::seconds(5));
+  }
+  test::on_all_ranks(true);
+}
+
+TEST(UcxCommunicator, EndsSoonAfterAnError) {
+  if (test::world().size() == 1) GTEST_SKIP() << "needs two ranks";
+  check_end_after_error(0);
+  check_end_after_error(1);
+}
+
 TEST(UcxCommunicator, OrderedSumOfMoreThanOneBlock) {
   check_ordered_sum<float>(*make_plain(60), (int64_t{8} << 20) + 13);
 }
