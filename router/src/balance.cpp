@@ -7,18 +7,27 @@
 namespace airmoe::router {
 
 ExpertUsage::ExpertUsage(int64_t local_experts)
-    : count_(local_experts, 0),
-      touched_(local_experts),
-      gate_sum_(local_experts, 0.0),
-      window_(local_experts, int64_t{0}) {}
+    : count_(local_experts, 0), gate_sum_(local_experts, 0.0), window_(local_experts, int64_t{0}) {}
+
+void ExpertUsage::resize(int64_t rows) {
+  const int64_t old = count_.size();
+  if (rows > old) {
+    Buffer<int32_t> count(rows, 0);
+    Buffer<double> gate_sum(rows, 0.0);
+    std::copy_n(count_.data(), old, count.data());
+    std::copy_n(gate_sum_.data(), old, gate_sum.data());
+    count_.swap(count);
+    gate_sum_.swap(gate_sum);
+  }
+}
 
 void ExpertUsage::begin_micro_batch() {
   flush();
-  for (int64_t i = 0; i < num_touched_; ++i) {
-    count_[touched_[i]] = 0;
-    gate_sum_[touched_[i]] = 0.0;
+  for (const int32_t e : touched_) {
+    count_[e] = 0;
+    gate_sum_[e] = 0.0;
   }
-  num_touched_ = 0;
+  touched_.clear();
   pairs_ = 0;
   flushed_ = false;
 }
@@ -28,25 +37,24 @@ void ExpertUsage::add(const int32_t* expert, const float* gate, int64_t pairs) {
   for (int64_t i = 0; i < pairs; ++i) {
     const int32_t e = expert[i];
     AIRMOE_ASSERT(e >= 0 && e < count_.size());
-    if (count_[e]++ == 0) touched_[num_touched_++] = e;
+    if (count_[e]++ == 0) touched_.push_back(e);
     gate_sum_[e] += gate[i];
   }
   pairs_ += pairs;
 }
 
 double ExpertUsage::count_gate_product() {
-  std::sort(touched_.data(), touched_.data() + num_touched_);
+  std::sort(touched_.begin(), touched_.end());
   double sum = 0.0;
-  for (int64_t i = 0; i < num_touched_; ++i) {
-    const int32_t e = touched_[i];
-    sum += static_cast<double>(count_[e]) * gate_sum_[e];
-  }
+  for (const int32_t e : touched_) sum += static_cast<double>(count_[e]) * gate_sum_[e];
   return sum;
 }
 
 void ExpertUsage::flush() {
   if (flushed_) return;
-  for (int64_t i = 0; i < num_touched_; ++i) window_[touched_[i]] += count_[touched_[i]];
+  for (const int32_t e : touched_) {
+    if (e < window_.size()) window_[e] += count_[e];
+  }
   flushed_ = true;
 }
 

@@ -10,6 +10,8 @@ namespace airmoe::scheduler {
 enum class Phase : uint8_t {
   codebook,
   lists,
+  placement,
+  copies,
   assign,
   dispatch,
   score,
@@ -23,8 +25,18 @@ enum class Phase : uint8_t {
 };
 
 inline constexpr std::array<const char*, static_cast<std::size_t>(Phase::count)> kPhaseNames = {
-    "codebook",        "lists",   "assign",  "dispatch",          "score",
-    "select",          "experts", "combine", "backward_dispatch", "backward_compute",
+    "codebook",
+    "lists",
+    "placement",
+    "copies",
+    "assign",
+    "dispatch",
+    "score",
+    "select",
+    "experts",
+    "combine",
+    "backward_dispatch",
+    "backward_compute",
     "backward_combine"};
 
 /// Seconds per phase since reset(). Local.

@@ -49,7 +49,7 @@ TEST(MoeJitter, SelectsTheSameForAllRankCountsAndSplits) {
 }
 
 TEST(MoeJitter, IsDrawnAnewForEachMicroBatchAndListsAreKeptWithinAStep) {
-  const Problem p = jittered(32);
+  const Problem p = jittered(35);
   LayerRun run(test::world(), p, Split::even);
   const Outcome first = run.run(p.arrays, run.batch(true, kScale, 1, 0), false);
   expect_forward(first, expected(p, 1, 0, 1, 0), kToReference.forward);

@@ -1,6 +1,7 @@
-// Distributed shortlists: exactly the global top M, ties by id, whatever the rank count; the cover
-// and the resident part say the same as the lists.
+// Distributed shortlists: exactly the global top M, ties by id, whatever the rank count and whoever
+// owns which experts; routes without copies say the same as the lists.
 
+#include "scheduler/moe/routes.hpp"
 #include "scheduler/moe/shortlists.hpp"
 #include "tests/scheduler/oracle/agree.hpp"
 #include "tests/support/mpi_test.hpp"
@@ -8,26 +9,35 @@
 namespace airmoe::oracle {
 namespace {
 
+using scheduler::ExpertResidency;
+using scheduler::Routes;
 using scheduler::Shortlists;
 
 class MoeShortlists : public ::testing::TestWithParam<Shape> {
  protected:
-  void build(const Arrays<float>& a, std::span<const int32_t> which, Shortlists& lists) {
+  void build(const Arrays<float>& a, std::span<const int32_t> which, ExpertResidency& residency,
+             Shortlists& lists, Routes& routes) {
     const int64_t dim = GetParam().dim;
-    const BlockPartition& part = lists.experts();
-    const int rank = test::world().rank();
     const ConstMatrix codebook(a.codebook.data(), GetParam().codewords, dim);
-    const ConstMatrix mine(a.centroid.data() + part.begin(rank) * dim, part.size(rank), dim);
-    lists.rebuild(codebook, mine, which, std::nullopt);
+    std::vector<float> mine;
+    for (const int32_t e : residency.owned_experts()) {
+      mine.insert(mine.end(), a.centroid.begin() + e * dim, a.centroid.begin() + (e + 1) * dim);
+    }
+    lists.rebuild(codebook, {mine.data(), residency.owned(), dim}, residency.owned_experts(), which,
+                  std::nullopt);
+    routes.update(lists, which);
+    routes.bind();
   }
 
   // All lists, from the ranks that merged them, against `want`; then what each rank knows.
-  void expect_lists(const Shortlists& lists, const Lists& want) {
+  void expect_lists(const Shortlists& lists, const ExpertResidency& residency, const Routes& routes,
+                    const Lists& want) {
     comm::Communicator& comm = test::world();
     const int64_t length = GetParam().shortlist;
     const std::span<const int32_t> merged = lists.merged_lists();
     EXPECT_EQ(std::ssize(merged), lists.merged_codewords().size(comm.rank()) * length);
-    const std::vector<int32_t> all = gather(comm, merged.data(), std::ssize(merged));
+    std::vector<int32_t> all(GetParam().codewords * length);
+    lists.gather_all(all);
     for (int64_t g = 0; g < GetParam().codewords; ++g) {
       const std::vector<int32_t> got(all.begin() + g * length, all.begin() + (g + 1) * length);
       EXPECT_EQ(got, want[g]) << "codeword " << g;
@@ -35,18 +45,18 @@ class MoeShortlists : public ::testing::TestWithParam<Shape> {
       std::sort(sorted.begin(), sorted.end());
       int32_t cover = 0;
       for (int r = 0; r < comm.size(); ++r) {
-        const BlockPartition& part = lists.experts();
         std::vector<int32_t> there;
         for (const int32_t e : sorted) {
-          if (part.owner(e) == r) there.push_back(static_cast<int32_t>(e - part.begin(r)));
+          if (residency.home(e) == r) there.push_back(e);
         }
-        EXPECT_EQ(lists.candidates(g, r), std::ssize(there));
+        EXPECT_EQ(routes.candidates(g, r), std::ssize(there));
         cover += !there.empty();
         if (r != comm.rank()) continue;
-        const std::span<const int32_t> resident = lists.resident(g);
-        EXPECT_EQ(std::vector<int32_t>(resident.begin(), resident.end()), there);
+        std::vector<int32_t> resident;
+        for (const int32_t row : routes.resident(g)) resident.push_back(residency.expert(row));
+        EXPECT_EQ(resident, there);
       }
-      EXPECT_EQ(lists.cover_size(g), cover);
+      EXPECT_EQ(routes.cover_size(g), cover);
     }
   }
 };
@@ -60,10 +70,12 @@ TEST_P(MoeShortlists, AreTheGlobalTopWithTiesByIdAlsoWhenRebuiltInPart) {
   Lists want = reference.lists(widen(p.arrays), margin);
   EXPECT_TRUE(margin == 0.0 || s.shortlist == s.experts) << "no list ends in a tie";
   Shortlists lists(test::world(), s.codewords, s.experts, s.shortlist);
+  ExpertResidency residency(test::world(), s.experts, scheduler::SumPrecision::f64);
+  Routes routes(test::world(), residency, s.codewords, s.shortlist);
   std::vector<int32_t> all(s.codewords);
   std::iota(all.begin(), all.end(), 0);
-  build(p.arrays, all, lists);
-  expect_lists(lists, want);
+  build(p.arrays, all, residency, lists, routes);
+  expect_lists(lists, residency, routes, want);
 
   // Every third codeword turns round; only those lists follow.
   std::vector<int32_t> turned;
@@ -73,10 +85,23 @@ TEST_P(MoeShortlists, AreTheGlobalTopWithTiesByIdAlsoWhenRebuiltInPart) {
   }
   const Lists changed = reference.lists(widen(p.arrays), margin);
   for (const int32_t g : turned) want[g] = changed[g];
-  build(p.arrays, turned, lists);
-  expect_lists(lists, want);
-  build(p.arrays, {}, lists);
-  expect_lists(lists, want);
+  build(p.arrays, turned, residency, lists, routes);
+  expect_lists(lists, residency, routes, want);
+  build(p.arrays, {}, residency, lists, routes);
+  expect_lists(lists, residency, routes, want);
+
+  // Every expert goes to another owner; the lists are the same.
+  std::vector<int32_t> homes(s.experts);
+  const BlockPartition blocks{s.experts, test::world().size()};
+  for (int64_t e = 0; e < s.experts; ++e) homes[e] = blocks.owner((e * 7 + 3) % s.experts);
+  std::vector<int64_t> owned(test::world().size());
+  for (const int32_t r : homes) ++owned[r];
+  for (int r = 0; r < test::world().size(); ++r) {
+    if (owned[r] != blocks.size(r)) return;  // 7 divides E: not a permutation
+  }
+  residency.set_homes(homes);
+  build(p.arrays, all, residency, lists, routes);
+  expect_lists(lists, residency, routes, want);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, MoeShortlists,

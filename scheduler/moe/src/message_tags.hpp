@@ -13,6 +13,10 @@ enum MessageTag : int {
   kTagBackwardCombine = 6,
   kTagCaptureExpert = 7,
   kTagCaptureGate = 8,
+  kTagTieIds = 9,
+  kTagTies = 10,
+  kTagBalance = 11,
+  kTagPlacement = 12,
 };
 
 }  // namespace airmoe::scheduler

@@ -1,4 +1,6 @@
-// Forward of the MoE layer after routing: dispatch, score, select, experts, combine.
+// Forward of the MoE layer after routing. A micro-batch moves in chunks: while one chunk is scored
+// or its experts run, the tokens of the next, the cuts and the results of those before are under
+// way.
 
 #include <algorithm>
 #include <cmath>
@@ -22,104 +24,146 @@ void copy_rows(const float* from, float* to, int64_t rows, int64_t width) {
 void MoeLayer::forward(ConstMatrix hidden, Matrix out) {
   home_tokens_ = hidden.rows;
   route(hidden);
-  dispatch(hidden);
-  score();
-  select();
-  run_experts();
-  combine(out);
+  usage_.begin_micro_batch();
+  if (home_selects()) select_at_home(hidden);
+  post_dispatch(hidden);
+  begin_select();
+  const int64_t chunks = plan_.chunks();
+  for (int64_t c = 0; c < chunks + 2; ++c) {
+    if (c < chunks) {
+      unpack_tokens(c);
+      score(c);
+      post_scores(c);
+    }
+    if (c >= 1 && c - 1 < chunks) {
+      cut_at_home(c - 1);
+      post_cuts(c - 1);
+    }
+    if (c >= 2) {
+      receive_cuts(c - 2);
+      resolve_ties(c - 2);
+      apply_cuts(c - 2);
+      run_experts(c - 2);
+      post_return(c - 2, dim_, false, partial_, kTagCombine);
+    }
+  }
+  share_usage();
+  finish_forward(out);
 }
 
-void MoeLayer::dispatch(ConstMatrix hidden) {
+// All chunks' tokens start at once; each is waited for when its turn comes.
+void MoeLayer::post_dispatch(ConstMatrix hidden) {
   const PhaseClock::Scope time(clock_, Phase::dispatch);
   const comm::ScopedPhase phase(comm_, phase_name("dispatch", "eval_dispatch"));
-  plan_.build(order_, shortlists_);
-
-  sorted_.ensure(home_tokens_ * dim_);
-  for (int64_t i = 0; i < home_tokens_; ++i) {
-    copy_rows(hidden.row(order_.token[i]), sorted_.data() + i * dim_, 1, dim_);
+  hidden_home_.ensure(home_tokens_ * dim_);
+  copy_rows(hidden.data, hidden_home_.data(), home_tokens_, dim_);
+  if (home_selects()) {
+    post_selected(hidden);
+    return;
   }
-  // A rank that takes every token gets the sorted array itself; only partial streams are packed.
-  const std::vector<HomeSegment>& segments = plan_.home_segments();
-  int64_t to_pack = 0;
-  for (int r = 0; r < ranks_; ++r) {
-    const int64_t tokens = plan_.home_stream_begin(r + 1) - plan_.home_stream_begin(r);
-    if (tokens < home_tokens_) to_pack += tokens;
-  }
-  packed_.ensure(to_pack * dim_);
-  float_sends_.clear();
-  float_recvs_.clear();
-  float* pack = packed_.data();
-  row_in_.ensure(plan_.tokens() * dim_);
-  for (int r = 0; r < ranks_; ++r) {
-    const int64_t tokens = plan_.home_stream_begin(r + 1) - plan_.home_stream_begin(r);
-    const auto size = static_cast<std::size_t>(tokens * dim_);
-    if (tokens == home_tokens_) {
-      float_sends_.push_back({r, {sorted_.data(), size}});
-    } else if (tokens > 0) {
-      float_sends_.push_back({r, {pack, size}});
-      for (int64_t s = plan_.home_segments_begin(r); s < plan_.home_segments_begin(r + 1); ++s) {
-        copy_rows(sorted_.data() + segments[s].order_begin * dim_, pack, segments[s].count, dim_);
-        pack += segments[s].count * dim_;
-      }
+  plan_.build(routes_);
+  chunks_.resize(static_cast<std::size_t>(plan_.chunks()));
+  const int64_t width = dim_ + (jittered() ? 1 : 0);
+  const std::span<const int32_t> tokens = plan_.home_tokens();
+  for (int64_t c = 0; c < plan_.chunks(); ++c) {
+    Chunk& chunk = chunks_[c];
+    int64_t sent = 0, received = 0;
+    for (int r = 0; r < ranks_; ++r) {
+      sent += plan_.home_range(r, c).tokens();
+      received += plan_.candidate_range(r, c).tokens();
     }
-    const int64_t begin = plan_.candidate_stream_begin(r);
-    const int64_t arriving = plan_.candidate_stream_begin(r + 1) - begin;
-    float_recvs_.push_back(
-        {r, {row_in_.data() + begin * dim_, static_cast<std::size_t>(arriving * dim_)}});
-  }
-  comm_.exchange<float>(float_sends_, float_recvs_, kTagDispatch).wait();
-
-  hidden_.ensure(plan_.tokens() * dim_);
-  for (const CandidateSegment& s : plan_.candidate_segments()) {
-    copy_rows(row_in_.data() + s.stream_begin * dim_, hidden_.data() + s.token_begin * dim_,
-              s.count, dim_);
+    chunk.row_out.ensure(sent * width);
+    chunk.row_in.ensure(received * width);
+    float_sends_.clear();
+    float_recvs_.clear();
+    float* out = chunk.row_out.data();
+    float* in = chunk.row_in.data();
+    for (int r = 0; r < ranks_; ++r) {
+      const StreamRange range = plan_.home_range(r, c);
+      const std::size_t size = static_cast<std::size_t>(range.tokens() * width);
+      float_sends_.push_back({r, {out, size}});
+      for (int64_t i = range.token_begin; i < range.token_end; ++i) {
+        const int32_t token = tokens[i];
+        copy_rows(hidden.row(token), out, 1, dim_);
+        if (width > dim_) {
+          const auto index = static_cast<int32_t>(batch_.range.first + token);
+          std::memcpy(out + dim_, &index, sizeof(index));
+        }
+        out += width;
+      }
+      const auto arriving = static_cast<std::size_t>(plan_.candidate_range(r, c).tokens() * width);
+      float_recvs_.push_back({r, {in, arriving}});
+      in += arriving;
+    }
+    chunk.rows.start(exchange_clock_,
+                     comm_.exchange<float>(float_sends_, float_recvs_, kTagDispatch));
   }
 }
 
-void MoeLayer::score() {
-  const std::vector<TokenGroup>& groups = plan_.groups();
-  group_pairs_.ensure(std::ssize(groups) + 1);
-  int64_t pairs = 0;
-  for (std::size_t i = 0; i < groups.size(); ++i) {
-    group_pairs_[i] = pairs;
-    pairs += groups[i].count * kept(shortlists_.candidates(groups[i].codeword, rank_));
+void MoeLayer::unpack_tokens(int64_t c) {
+  const PhaseClock::Scope time(clock_, Phase::dispatch);
+  const comm::ScopedPhase phase(comm_, phase_name("dispatch", "eval_dispatch"));
+  chunks_[c].rows.wait();
+  hidden_.ensure(plan_.tokens() * dim_);
+  if (home_selects()) {
+    unpack_selected(c);
+    return;
   }
-  group_pairs_[std::ssize(groups)] = pairs;
-  position_.ensure(pairs);
-  gate_.ensure(pairs);
-  const bool jitter = batch_.training && config_.jitter > 0.0f;
+  const int64_t width = dim_ + (jittered() ? 1 : 0);
+  token_index_.ensure(plan_.tokens());
+  const float* in = chunks_[c].row_in.data();
+  for (int r = 0; r < ranks_; ++r) {
+    const StreamRange range = plan_.candidate_range(r, c);
+    for (int64_t s = range.segment_begin; s < range.segment_end; ++s) {
+      const CandidateSegment& segment = plan_.candidate_segments()[s];
+      if (width == dim_) {
+        copy_rows(in, hidden_.data() + segment.token_begin * dim_, segment.count, dim_);
+        in += segment.count * dim_;
+        continue;
+      }
+      for (int64_t t = segment.token_begin; t < segment.token_begin + segment.count; ++t) {
+        copy_rows(in, hidden_.data() + t * dim_, 1, dim_);
+        std::memcpy(token_index_.data() + t, in + dim_, sizeof(int32_t));
+        in += width;
+      }
+    }
+  }
+}
+
+void MoeLayer::score(int64_t c) {
+  if (home_selects()) return;
+  const std::vector<TokenGroup>& groups = plan_.groups();
+  const GroupRange range = plan_.group_range(c);
   const RandomStream noise(seed_, Purpose::jitter_score, batch_.step, batch_.index,
                            static_cast<uint32_t>(layer_));
-  noise_index_.ensure(kBlockTokens);
-
-  for (std::size_t i = 0; i < groups.size(); ++i) {
+  for (int64_t i = range.group_begin; i < range.group_end; ++i) {
     const TokenGroup& group = groups[i];
-    const std::span<const int32_t> rows = shortlists_.resident(group.codeword);
+    const auto codeword = static_cast<uint32_t>(routes_.codeword(group.part));
+    const std::span<const int32_t> rows = routes_.resident(group.part);
     const int64_t candidates = std::ssize(rows);
     const int64_t keep = kept(candidates);
     const ConstPanel panel{unit_.data(), rows.data(), candidates, dim_, dim_};
     tile_.ensure(candidates * tile_ld(kBlockTokens));
     for (int64_t begin = 0; begin < group.count; begin += kBlockTokens) {
       const int64_t count = std::min(kBlockTokens, group.count - begin);
+      const int64_t first = group.token_begin + begin;
       {
         const PhaseClock::Scope time(clock_, Phase::score);
-        const ConstMatrix block(hidden_.data() + (group.token_begin + begin) * dim_, count, dim_);
+        const ConstMatrix block(hidden_.data() + first * dim_, count, dim_);
         panel_scores(panel, block, tile_.data(), panel_);
-        if (jitter) {
-          // Keyed by (token's place among the codeword's tokens of all ranks, expert, codeword).
-          for (int64_t t = 0; t < count; ++t) noise_index_[t] = static_cast<int32_t>(begin + t);
-          for (int64_t c = 0; c < candidates; ++c) {
-            add_jitter(tile_.data() + c * tile_ld(count), noise_index_.data(), count,
-                       config_.jitter, noise, static_cast<uint32_t>(first_expert_ + rows[c]),
-                       static_cast<uint32_t>(group.codeword));
-          }
+        // Keyed by (token of the micro-batch, expert, codeword).
+        for (int64_t j = 0; jittered() && j < candidates; ++j) {
+          add_jitter(tile_.data() + j * tile_ld(count), token_index_.data() + first, count,
+                     config_.jitter, noise, static_cast<uint32_t>(residency_.expert(rows[j])),
+                     codeword);
         }
       }
       const PhaseClock::Scope time(clock_, Phase::select);
-      const int64_t at = group_pairs_[static_cast<int64_t>(i)] + begin * keep;
+      const int64_t at = group_pairs_[i] + begin * keep;
       router::select_top_k(tile_.data(), candidates, count, config_.active, position_.data() + at,
                            gate_.data() + at);
     }
+    poll();
   }
 }
 
@@ -138,35 +182,44 @@ experts::PathShape MoeLayer::path_shape() const {
   return shape;
 }
 
-void MoeLayer::run_experts() {
+void MoeLayer::run_experts(int64_t c) {
   const PhaseClock::Scope time(clock_, Phase::experts);
   const experts::ExpertTable experts_here = table();
-  const int64_t pairs = pair_offset_[plan_.tokens()];
-  saved_.ensure(batch_.training ? pairs * experts_here.saved_per_pair() : 0);
-  float* saved = batch_.training ? saved_.data() : nullptr;
-  const int64_t width = return_width();
-  partial_.ensure(plan_.tokens() * width);
-  partial_.fill(0.0);
+  Chunk& chunk = chunks_[c];
+  const GroupRange range = plan_.group_range(c);
+  chunk.saved.ensure(
+      batch_.training ? (chunk.pair_end - chunk.pair_begin) * experts_here.saved_per_pair() : 0);
+  // Indexed by pairs of the micro-batch; the chunk's come first in its own array.
+  float* saved = batch_.training
+                     ? chunk.saved.data() - chunk.pair_begin * experts_here.saved_per_pair()
+                     : nullptr;
+  partial_.ensure(plan_.tokens() * dim_);
+  std::fill_n(partial_.data() + range.token_begin * dim_,
+              (range.token_end - range.token_begin) * dim_, 0.0);
 
   path_taken_ = experts::choose_path(path_, path_shape());
   if (path_taken_ == experts::Path::grouped) {
-    const SelectionView by_expert{plan_.tokens(), pair_offset_.data(), pair_expert_.data(),
+    const int64_t first = range.token_begin;
+    const int64_t tokens = range.token_end - first;
+    const SelectionView by_expert{tokens, pair_offset_.data() + first, pair_expert_.data(),
                                   gate_.data()};
-    grouping_.build(by_expert, local_experts_);
-    experts::forward_grouped(experts_here, grouping_, {hidden_.data(), plan_.tokens(), dim_},
-                             by_expert, saved, {partial_.data(), plan_.tokens(), dim_, width},
-                             grouped_);
+    chunk.grouping.build(by_expert, residency_.rows());
+    experts::forward_grouped(experts_here, chunk.grouping,
+                             {hidden_.data() + first * dim_, tokens, dim_}, by_expert, saved,
+                             {partial_.data() + first * dim_, tokens, dim_}, grouped_);
+    poll();
     return;
   }
   block_hidden_.ensure(kBlockTokens * dim_);
   block_sum_.ensure(kBlockTokens * dim_);
-  for (const TokenGroup& group : plan_.groups()) {
-    const std::span<const int32_t> rows = shortlists_.resident(group.codeword);
+  for (int64_t i = range.group_begin; i < range.group_end; ++i) {
+    const TokenGroup& group = plan_.groups()[i];
+    const std::span<const int32_t> rows = routes_.resident(group.part);
     for_each_active_block(group, [&](int64_t count) {
       const int64_t first = block_token_[0];
       const bool contiguous = block_token_[count - 1] - first + 1 == count;
       const float* block_hidden = hidden_.data() + first * dim_;
-      MatrixView<double> y(partial_.data() + first * width, count, dim_, width);
+      MatrixView<double> y(partial_.data() + first * dim_, count, dim_);
       if (!contiguous) {
         for (int64_t t = 0; t < count; ++t) {
           copy_rows(hidden_.data() + block_token_[t] * dim_, block_hidden_.data() + t * dim_, 1,
@@ -183,44 +236,59 @@ void MoeLayer::run_experts() {
           {count, block_offset_.data(), position_.data(), gate_.data()}};
       experts::forward_dense(experts_here, block, saved, y, dense_);
       for (int64_t t = 0; !contiguous && t < count; ++t) {
-        std::copy_n(y.row(t), dim_, partial_.data() + block_token_[t] * width);
+        std::copy_n(y.row(t), dim_, partial_.data() + block_token_[t] * dim_);
       }
     });
+    poll();
   }
 }
 
-// A row of combine: y, and with a balance loss the token's share of sum of gate * d(balance) /
-// d(gate).
-int64_t MoeLayer::return_width() const {
-  return dim_ + (balance_slope() != 0.0f ? 1 : 0);
+// Selections of each expert over all ranks, and for the balance loss each token's share of
+// sum of gate * d(balance) / d(gate).
+void MoeLayer::share_usage() {
+  if (!batch_.training) return;
+  if (residency_shared()) {
+    const comm::ScopedPhase phase(comm_, "usage");
+    residency_.share_counts(usage_.counts(), usage_.touched());
+  }
+  const float slope = balance_slope();
+  if (slope == 0.0f) return;
+  counters_.balance_loss += static_cast<double>(slope) * usage_.count_gate_product();
+  share_.ensure(plan_.tokens());
+  for (int64_t t = 0; t < plan_.tokens(); ++t) {
+    double sum = 0.0;
+    for (int64_t p = pair_offset_[t]; p < pair_offset_[t + 1]; ++p) {
+      sum += round_to_quantum(static_cast<double>(gate_[p]) * usage_.count(pair_expert_[p]),
+                              rounding_constant(kOutputQuantum));
+    }
+    share_[t] = sum;
+  }
 }
 
-void MoeLayer::combine(Matrix out) {
+void MoeLayer::finish_forward(Matrix out) {
   const PhaseClock::Scope time(clock_, Phase::combine);
   const comm::ScopedPhase phase(comm_, phase_name("combine", "eval_combine"));
-  const float slope = balance_slope();
-  const int64_t width = return_width();
-  if (slope != 0.0f) {
-    for (int64_t t = 0; t < plan_.tokens(); ++t) {
-      double sum = 0.0;
-      for (int64_t p = pair_offset_[t]; p < pair_offset_[t + 1]; ++p) {
-        sum += round_to_quantum(static_cast<double>(gate_[p]) * usage_.count(pair_expert_[p]),
-                                rounding_constant(kOutputQuantum));
-      }
-      partial_[t * width + dim_] = sum;
-    }
-    counters_.balance_loss += static_cast<double>(slope) * usage_.count_gate_product();
+  total_.ensure(home_tokens_ * dim_);
+  total_.fill(0.0);
+  for (int64_t c = 0; c < plan_.chunks(); ++c) {
+    finish_return(c, dim_, false, total_);
   }
-  return_rows(partial_, width, kTagCombine);
+  const float slope = balance_slope();
+  balance_.ensure(home_tokens_);
+  balance_.fill(0.0);
+  if (slope != 0.0f) {
+    for (int64_t c = 0; c < plan_.chunks(); ++c) post_return(c, 1, false, share_, kTagBalance);
+    for (int64_t c = 0; c < plan_.chunks(); ++c) finish_return(c, 1, false, balance_);
+  }
 
   output_.ensure(home_tokens_ * dim_);
   balance_dot_.ensure(home_tokens_);
   for (int64_t t = 0; t < home_tokens_; ++t) {
-    const double* total = total_.data() + t * width;
+    const double* total = total_.data() + t * dim_;
     float* y = out.row(t);
     for (int64_t k = 0; k < dim_; ++k) y[k] = static_cast<float>(total[k]);
     copy_rows(y, output_.data() + t * dim_, 1, dim_);
-    balance_dot_[t] = slope != 0.0f ? slope * static_cast<float>(total[dim_]) : 0.0f;
+    balance_dot_[t] = slope * static_cast<float>(balance_[t]);
   }
   if (!batch_.training) return;
   counters_.tokens += home_tokens_;

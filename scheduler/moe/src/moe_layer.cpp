@@ -19,24 +19,28 @@ float init_stddev(int64_t dim) {
 }  // namespace
 
 MoeLayer::MoeLayer(comm::Communicator& comm, const ModelConfig& config, int64_t layer,
-                   uint64_t seed, ParameterSet& parameters, experts::Path path, SumPrecision sums)
+                   uint64_t seed, ParameterSet& parameters, experts::Path path, SumPrecision sums,
+                   const ExchangeConfig& exchange)
     : comm_(comm),
       config_(config),
       layer_(layer),
       seed_(seed),
       path_(path),
       sums_(sums),
+      exchange_(exchange),
       rank_(comm.rank()),
       ranks_(comm.size()),
       dim_(config.dim),
+      expert_quantum_(expert_gradient_quantum(config.experts)),
       codebook_({config.codewords, config.dim, config.codebook_decay, config.dead_threshold}),
       codebook_step_(comm),
-      shortlists_(comm, config.codewords, config.experts, config.shortlist),
-      usage_(shortlists_.experts().size(comm.rank())),
-      plan_(comm, config.codewords) {
+      shortlists_(comm, config.codewords, config.experts, config.shortlist, exchange.rank_cap),
+      residency_(comm, config.experts, sums),
+      routes_(comm, residency_, config.codewords, config.shortlist),
+      placement_(comm, config, exchange, sums),
+      usage_(residency_.owned()),
+      plan_(comm) {
   const BlockPartition& part = shortlists_.experts();
-  local_experts_ = part.size(rank_);
-  first_expert_ = static_cast<int32_t>(part.begin(rank_));
   const std::string base = fmt::format("/layers/{:02d}/moe/", layer);
   const int64_t e = config.experts;
   const int64_t m = config.expert_dim;
@@ -50,18 +54,44 @@ MoeLayer::MoeLayer(comm::Communicator& comm, const ModelConfig& config, int64_t 
   initialise_normal(*centroid_, seed, init_stddev(dim_));
   initialise_normal(*up_, seed, init_stddev(dim_));
   initialise_normal(*down_, seed, init_stddev(dim_));
-  unit_.ensure(local_experts_ * dim_);
-  inverse_norm_.ensure(local_experts_);
+  unit_.ensure(residency_.owned() * dim_);
+  inverse_norm_.ensure(residency_.owned());
+
+  residency_.add_values(unit_, dim_);
+  residency_.add_owned(centroid_->value, dim_);
+  residency_.add_gradients(centroid_->gradient_sum, dim_);
+  for (Parameter* p : {centroid_, up_, down_, gate_proj_}) {
+    if (p == nullptr) continue;
+    residency_.add_owned(p->moment1, p->row_size());
+    residency_.add_owned(p->moment2, p->row_size());
+    if (p == centroid_) continue;
+    residency_.add_values(p->value, p->row_size());
+    residency_.add_gradients(p->gradient_sum, p->row_size());
+  }
+  window_ = Buffer<float>(residency_.owned(), 0.0f);
+  residency_.add_owned(window_, 1);
+  routes_.set_exchange(placement_.exchange());
   parameters_changed();
 }
 
 void MoeLayer::parameters_changed() {
-  router::project_to_sphere(centroid_->values(), {unit_.data(), local_experts_, dim_},
+  residency_.drop_copies();
+  if (centroids_) centroids_->drop_copies();
+  router::project_to_sphere(centroid_->values(), {unit_.data(), residency_.owned(), dim_},
                             inverse_norm_.span());
   lists_ = ListState::none;
 }
 
 void MoeLayer::finish_gradients() {
+  residency_.return_gradients();
+  if (centroids_ && routes_.exchange() == Exchange::selected) {
+    centroids_->return_gradients();
+    const int64_t owned = residency_.owned() * dim_;
+    for (int64_t i = 0; i < owned; ++i) {
+      centroid_->gradient_sum[i] += d_all_unit_[i];
+      d_all_unit_[i] = 0.0;
+    }
+  }
   for (Parameter* p : {centroid_, up_, down_, gate_proj_}) {
     if (p != nullptr) p->unfold_gradient();
   }
@@ -70,7 +100,7 @@ void MoeLayer::finish_gradients() {
 }
 
 experts::ExpertTable MoeLayer::table() const {
-  const int64_t rows = local_experts_ * config_.expert_dim;
+  const int64_t rows = residency_.rows() * config_.expert_dim;
   experts::ExpertTable t;
   t.up = {up_->value.data(), rows, dim_};
   t.down = {down_->value.data(), rows, dim_};
@@ -81,15 +111,17 @@ experts::ExpertTable MoeLayer::table() const {
 }
 
 experts::ExpertGradients MoeLayer::gradients() {
-  const auto rows = [&](Parameter& p) {
-    return MatrixView<double>(p.gradient_sum.data(), p.gradient_sum.size() / dim_, dim_);
-  };
+  const int64_t rows = residency_.rows() * config_.expert_dim;
   experts::ExpertGradients g;
-  g.up = rows(*up_);
-  g.down = rows(*down_);
-  if (gate_proj_ != nullptr) g.gate_proj = rows(*gate_proj_);
-  g.quantum = expert_gradient_quantum(config_.experts);
+  g.up = {up_->gradient_sum.data(), rows, dim_};
+  g.down = {down_->gradient_sum.data(), rows, dim_};
+  if (gate_proj_ != nullptr) g.gate_proj = {gate_proj_->gradient_sum.data(), rows, dim_};
+  g.quantum = expert_quantum_;
   return g;
+}
+
+MatrixView<double> MoeLayer::unit_gradients() {
+  return {centroid_->gradient_sum.data(), residency_.rows(), dim_};
 }
 
 // d(balance loss) / d(gate) per selection of an expert: loss_scale * weight * E / (T K).
@@ -99,13 +131,6 @@ float MoeLayer::balance_slope() const {
       static_cast<double>(batch_.range.global_tokens) * static_cast<double>(config_.active);
   return static_cast<float>(static_cast<double>(batch_.loss_scale) * config_.balance_weight *
                             static_cast<double>(config_.experts) / selections);
-}
-
-void MoeLayer::rebuild_evaluation_lists() {
-  if (lists_ == ListState::evaluation) return;
-  const PhaseClock::Scope time(clock_, Phase::lists);
-  shortlists_.rebuild_all(codebook_.codewords(), unit_centroids(), std::nullopt);
-  lists_ = ListState::evaluation;
 }
 
 void MoeLayer::route(ConstMatrix hidden) {
@@ -134,10 +159,13 @@ void MoeLayer::route(ConstMatrix hidden) {
           config_.jitter};
     }
     if (lists_ != ListState::training) {
-      shortlists_.rebuild_all(codebook_.codewords(), unit_centroids(), jitter);
+      residency_.drop_copies();  // of an evaluation
+      if (centroids_) centroids_->drop_copies();
+      lists_ = ListState::none;
+      rebuild_lists(shortlists_.all_codewords(), jitter);
       lists_ = ListState::training;
     } else {
-      shortlists_.rebuild(codebook_.codewords(), unit_centroids(), revived, jitter);
+      rebuild_lists(revived, jitter);
     }
   } else {
     AIRMOE_CHECK(codebook_initialised_, "layer {}: the codebook has not seen a training batch yet",
@@ -148,21 +176,21 @@ void MoeLayer::route(ConstMatrix hidden) {
   codeword_.ensure(hidden.rows);
   router::assign_codewords(hidden, codebook_.codewords(), codeword_.span(), assign_);
   order_.build(codeword_.span(), config_.codewords);
+  plan_.order(order_, routes_, chunk_begin_);
+  if (routes_.exchange() == Exchange::gather) {
+    routes_.require(order_.present.span());
+    make_resident(routes_.needed());
+    routes_.bind();
+  }
 }
 
-void MoeLayer::exchange_rows(const float* out, const std::vector<int64_t>& out_rows, float* in,
-                             const std::vector<int64_t>& in_rows, int64_t width, int tag) {
-  float_sends_.clear();
-  float_recvs_.clear();
-  for (int r = 0; r < ranks_; ++r) {
-    const int64_t sent = out_rows[r] * width;
-    const int64_t received = in_rows[r] * width;
-    if (sent > 0) float_sends_.push_back({r, {out, static_cast<std::size_t>(sent)}});
-    if (received > 0) float_recvs_.push_back({r, {in, static_cast<std::size_t>(received)}});
-    out += sent;
-    in += received;
+void MoeLayer::poll() {
+  for (Chunk& chunk : chunks_) {
+    chunk.rows.test();
+    chunk.scores.test();
+    chunk.cuts.test();
+    chunk.result.test();
   }
-  comm_.exchange<float>(float_sends_, float_recvs_, tag).wait();
 }
 
 }  // namespace airmoe::scheduler

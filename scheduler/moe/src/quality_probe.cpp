@@ -66,8 +66,9 @@ ProbeSet choose(comm::Communicator& comm, const RoutingRecord& record, int64_t d
 
 // This rank's part of log-sum-exps per token: over its candidates of the token's shortlist (scores
 // of h), and over its experts outside the list (scores of alpha c).
-void list_sums(const MoeLayer& layer, const ProbeSet& set, ConstMatrix codebook,
-               std::vector<double>& log_list, std::vector<double>& log_outside) {
+void list_sums(const MoeLayer& layer, const ProbeSet& set, std::span<const int32_t> lists,
+               ConstMatrix codebook, std::vector<double>& log_list,
+               std::vector<double>& log_outside) {
   constexpr int64_t kExpertBlock = 1024;
   const ConstMatrix unit = layer.unit_centroids();
   const int64_t tokens = set.tokens();
@@ -84,6 +85,18 @@ void list_sums(const MoeLayer& layer, const ProbeSet& set, ConstMatrix codebook,
   }
   log_list.assign(tokens, kMinusInfinity);
   log_outside.assign(tokens, kMinusInfinity);
+  // Owned candidates of each token's list as rows, ascending.
+  const int64_t length = layer.shortlists().length();
+  std::vector<std::vector<int32_t>> owned(layer.shortlists().codewords());
+  for (const int32_t g : set.codeword) {
+    if (!owned[g].empty()) continue;
+    for (const int32_t e : lists.subspan(g * length, length)) {
+      if (layer.residency().home(e) == layer.rank()) {
+        owned[g].push_back(layer.residency().row(e));
+      }
+    }
+    std::sort(owned[g].begin(), owned[g].end());
+  }
   std::vector<std::size_t> cursor(tokens, 0);
   Buffer<float> of_token(tokens * kExpertBlock), of_codeword(tokens * kExpertBlock);
   std::vector<float> in, out;
@@ -96,7 +109,7 @@ void list_sums(const MoeLayer& layer, const ProbeSet& set, ConstMatrix codebook,
     blas::gemm(blas::Op::none, blas::Op::transpose, 1.0f,
                ConstMatrix(projected.data(), tokens, dim), unit.slice_rows(first, n), 0.0f, b);
     for (int64_t t = 0; t < tokens; ++t) {
-      const std::span<const int32_t> list = layer.shortlists().resident(set.codeword[t]);
+      const std::vector<int32_t>& list = owned[set.codeword[t]];
       in.clear();
       out.clear();
       for (int64_t e = 0; e < n; ++e) {
@@ -142,11 +155,16 @@ RoutingQuality probe_routing(comm::Communicator& comm, const MoeLayer& layer,
   const BlockPartition& experts = layer.shortlists().experts();
   router::ExactTop top;
   router::ExactWorkspace workspace;
-  router::exact_top({set.hidden.data(), tokens, dim}, layer.unit_centroids(),
-                    static_cast<int32_t>(experts.begin(comm.rank())), active, top, workspace);
+  router::exact_top({set.hidden.data(), tokens, dim}, layer.unit_centroids(), 0, active, top,
+                    workspace);
+  for (int64_t i = 0; i < tokens * top.stride; ++i) {
+    top.expert[i] = layer.residency().expert(top.expert[i]);
+  }
+  std::vector<int32_t> lists(layer.shortlists().codewords() * layer.shortlists().length());
+  layer.shortlists().gather_all(lists);
   std::vector<double> log_all(top.log_sum_exp.begin(), top.log_sum_exp.begin() + tokens);
   std::vector<double> log_list, log_outside;
-  list_sums(layer, set, layer.codebook().codewords(), log_list, log_outside);
+  list_sums(layer, set, lists, layer.codebook().codewords(), log_list, log_outside);
   log_add_over_ranks(comm, log_all);
   log_add_over_ranks(comm, log_list);
   log_add_over_ranks(comm, log_outside);

@@ -5,43 +5,28 @@
 
 namespace airmoe::scheduler {
 
-namespace {
-
-// Entries of `which` (ascending) that part `part` of the codewords covers, as [begin, end).
-std::pair<int64_t, int64_t> part_of(std::span<const int32_t> which, const BlockPartition& codewords,
-                                    int part) {
-  const auto first = std::lower_bound(which.begin(), which.end(), codewords.begin(part));
-  const auto last = std::lower_bound(first, which.end(), codewords.end(part));
-  return {first - which.begin(), last - which.begin()};
-}
-
-}  // namespace
-
-Shortlists::Shortlists(comm::Communicator& comm, int64_t codewords, int64_t experts, int64_t length)
+Shortlists::Shortlists(comm::Communicator& comm, int64_t codewords, int64_t experts, int64_t length,
+                       int64_t rank_cap)
     : comm_(comm),
       rank_(comm.rank()),
       ranks_(comm.size()),
       length_(length),
+      rank_cap_(rank_cap),
       experts_{experts, comm.size()},
       merged_{codewords, comm.size()} {
-  stride_ = std::min(length, experts_.size(rank_));
-  counts_ = Buffer<int32_t>(codewords * ranks_, 0);
-  cover_size_ = Buffer<int32_t>(codewords, 0);
-  resident_.ensure(codewords * stride_);
   lists_ = Buffer<int32_t>(merged_.size(rank_) * length, 0);
   all_codewords_.ensure(codewords);
   std::iota(all_codewords_.begin(), all_codewords_.end(), 0);
-  own_experts_.ensure(experts_.size(rank_));
-  std::iota(own_experts_.begin(), own_experts_.end(), static_cast<int32_t>(experts_.begin(rank_)));
 }
 
-void Shortlists::rebuild_all(ConstMatrix codebook, ConstMatrix unit_centroids,
-                             const std::optional<router::Jitter>& jitter) {
-  rebuild(codebook, unit_centroids, all_codewords_.span(), jitter);
+std::pair<int64_t, int64_t> Shortlists::part_of(std::span<const int32_t> which, int r) const {
+  const auto first = std::lower_bound(which.begin(), which.end(), merged_.begin(r));
+  const auto last = std::lower_bound(first, which.end(), merged_.end(r));
+  return {first - which.begin(), last - which.begin()};
 }
 
 void Shortlists::rebuild(ConstMatrix codebook, ConstMatrix unit_centroids,
-                         std::span<const int32_t> which,
+                         std::span<const int32_t> owned_experts, std::span<const int32_t> which,
                          const std::optional<router::Jitter>& jitter) {
   if (which.empty()) return;
   const comm::ScopedPhase phase(comm_, "lists");
@@ -55,20 +40,19 @@ void Shortlists::rebuild(ConstMatrix codebook, ConstMatrix unit_centroids,
     }
     codewords = ConstMatrix(picked_codewords_.data(), n, codebook.cols);
   }
-  router::local_top(codewords, which, unit_centroids, own_experts_.span(), length_, jitter, top_,
+  router::local_top(codewords, which, unit_centroids, owned_experts, length_, jitter, top_,
                     workspace_);
   send_to_mergers(which);
   merge(which);
-  keep_resident(which);
 }
 
 void Shortlists::send_to_mergers(std::span<const int32_t> which) {
   send_counts_.assign(ranks_, 0);
   recv_counts_.assign(ranks_, 0);
   recv_begin_.assign(ranks_ + 1, 0);
-  const auto [my_begin, my_end] = part_of(which, merged_, rank_);
+  const auto [my_begin, my_end] = part_of(which, rank_);
   for (int r = 0; r < ranks_; ++r) {
-    const auto [begin, end] = part_of(which, merged_, r);
+    const auto [begin, end] = part_of(which, r);
     send_counts_[r] = (end - begin) * top_.stride;
     recv_counts_[r] = (my_end - my_begin) * std::min(length_, experts_.size(r));
     recv_begin_[r + 1] = recv_begin_[r] + recv_counts_[r];
@@ -83,8 +67,8 @@ void Shortlists::send_to_mergers(std::span<const int32_t> which) {
 }
 
 void Shortlists::merge(std::span<const int32_t> which) {
-  const auto [begin, end] = part_of(which, merged_, rank_);
-  taken_.ensure((end - begin) * ranks_);
+  const auto [begin, end] = part_of(which, rank_);
+  taken_.ensure(ranks_);
   slices_.resize(ranks_);
   for (int64_t i = begin; i < end; ++i) {
     for (int r = 0; r < ranks_; ++r) {
@@ -94,33 +78,32 @@ void Shortlists::merge(std::span<const int32_t> which) {
                     received_expert_.span().subspan(at, stride)};
     }
     const int64_t row = which[i] - merged_.begin(rank_);
-    router::merge_top(slices_, lists_.span().subspan(row * length_, length_),
-                      taken_.span().subspan((i - begin) * ranks_, ranks_));
+    const std::span<int32_t> list = lists_.span().subspan(row * length_, length_);
+    router::merge_top(slices_, list, taken_.span());
+    if (rank_cap_ > 0 && rank_cap_ < ranks_) keep_best_owners(list);
   }
-  gather_counts_.assign(ranks_, 0);
-  for (int r = 0; r < ranks_; ++r) {
-    const auto [b, e] = part_of(which, merged_, r);
-    gather_counts_[r] = (e - b) * ranks_;
-  }
-  all_taken_.ensure(std::ssize(which) * ranks_);
-  comm_.all_gather_v(std::span<const int32_t>(taken_.span()), all_taken_.span(), gather_counts_);
 }
 
-void Shortlists::keep_resident(std::span<const int32_t> which) {
-  const auto first = static_cast<int32_t>(experts_.begin(rank_));
-  for (int64_t i = 0; i < std::ssize(which); ++i) {
-    const int64_t g = which[i];
-    int32_t cover = 0;
-    for (int r = 0; r < ranks_; ++r) {
-      counts_[g * ranks_ + r] = all_taken_[i * ranks_ + r];
-      cover += all_taken_[i * ranks_ + r] > 0;
-    }
-    cover_size_[g] = cover;
-    int32_t* rows = resident_.data() + g * stride_;
-    const int32_t mine = candidates(g, rank_);
-    for (int32_t j = 0; j < mine; ++j) rows[j] = top_.expert[i * top_.stride + j] - first;
-    std::sort(rows, rows + mine);
-  }
+// Merges again, from the owners alone that have most entries (ties: the lower rank).
+void Shortlists::keep_best_owners(std::span<int32_t> list) {
+  owners_.resize(ranks_);
+  std::iota(owners_.begin(), owners_.end(), 0);
+  std::stable_sort(owners_.begin(), owners_.end(),
+                   [&](int32_t a, int32_t b) { return taken_[a] > taken_[b]; });
+  for (int64_t i = rank_cap_; i < ranks_; ++i) slices_[owners_[i]] = {};
+  router::merge_top(slices_, list, taken_.span());
+}
+
+void Shortlists::gather_all(std::span<int32_t> lists) const {
+  std::vector<int64_t> counts(ranks_);
+  for (int r = 0; r < ranks_; ++r) counts[r] = merged_.size(r) * length_;
+  comm_.all_gather_v(merged_lists(), lists, counts);
+}
+
+void Shortlists::gather_to(int root, std::span<int32_t> lists) const {
+  std::vector<int64_t> counts(ranks_);
+  for (int r = 0; r < ranks_; ++r) counts[r] = merged_.size(r) * length_;
+  comm_.gather_v(merged_lists(), lists, counts, root);
 }
 
 }  // namespace airmoe::scheduler

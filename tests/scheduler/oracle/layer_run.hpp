@@ -70,10 +70,12 @@ class LayerRun {
  public:
   LayerRun(comm::Communicator& communicator, const Problem& problem, Split split,
            experts::Path path = experts::Path::dense,
-           scheduler::SumPrecision sums = scheduler::SumPrecision::f64)
+           scheduler::SumPrecision sums = scheduler::SumPrecision::f64,
+           const scheduler::ExchangeConfig& exchange = {.exchange = scheduler::Exchange::cover,
+                                                        .move_homes = false})
       : comm(communicator),
         part(part_of(split, problem.tokens, comm.rank(), comm.size())),
-        layer(communicator, problem.config, kLayer, kSeed, parameters, path, sums),
+        layer(communicator, problem.config, kLayer, kSeed, parameters, path, sums, exchange),
         tokens_(problem.tokens),
         dim_(problem.config.dim) {
     load(problem.arrays);
@@ -150,7 +152,9 @@ class LayerRun {
   }
 
   std::vector<float> gather_gradient(scheduler::Parameter& p) {
-    return gather<float>(comm, p.gradient.data(), p.local_size());
+    std::vector<float> blocks(p.local_size());
+    layer.residency().to_blocks(p.gradient.data(), p.row_size(), blocks.data());
+    return gather<float>(comm, blocks.data(), p.local_size());
   }
 
   comm::Communicator& comm;

@@ -83,17 +83,15 @@ class Reference {
     f.output.assign(tokens * c_.dim, 0.0);
     const std::vector<double> unit = unit_rows(a.centroid);
     f.lists = given;
-    std::vector<int64_t> seen(c_.codewords, 0);  // tokens of the codeword so far: key of the jitter
     for (int64_t t = 0; t < tokens; ++t) {
       const double* h = &a.hidden[t * c_.dim];
       const int32_t g = codeword_of(h, a, f.margin);
       f.codeword.push_back(g);
       std::vector<double> score;
       for (const int32_t e : f.lists[g]) {
-        score.push_back(dot(h, &unit[e * c_.dim]) + draw(score_jitter_, Purpose::jitter_score,
-                                                         seen[g], static_cast<uint32_t>(e), g));
+        score.push_back(dot(h, &unit[e * c_.dim]) +
+                        draw(score_jitter_, Purpose::jitter_score, t, static_cast<uint32_t>(e), g));
       }
-      ++seen[g];
       std::vector<int32_t> top = best(score, f.lists[g], c_.active, f.margin);
       std::sort(top.begin(), top.end(),
                 [&](int32_t x, int32_t y) { return f.lists[g][x] < f.lists[g][y]; });
