@@ -3,6 +3,7 @@
 #include "comm/base/pair_accumulate.hpp"
 
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -203,13 +204,15 @@ TEST(PairAccumulate, NoTokensNoWorkAndWidthsMustAgree) {
                Error);
 }
 
-TEST(ExpertGradientQuantum, HalvesWithEveryDoublingOfExperts) {
-  EXPECT_EQ(expert_gradient_quantum(1), 0x1p-46);
-  EXPECT_EQ(expert_gradient_quantum(2), 0x1p-47);
-  EXPECT_EQ(expert_gradient_quantum(3), 0x1p-48);
-  EXPECT_EQ(expert_gradient_quantum(65536), 0x1p-62);
-  EXPECT_EQ(expert_gradient_quantum(65537), 0x1p-63);
-  EXPECT_EQ(expert_gradient_quantum(int64_t{1} << 40), 0x1p-76);
+TEST(ExpertGradientQuantum, HalvesWithEveryFourfoldOfExperts) {
+  EXPECT_EQ(expert_gradient_quantum(1), 0x1p-44);
+  EXPECT_EQ(expert_gradient_quantum(2), 0x1p-44);
+  EXPECT_EQ(expert_gradient_quantum(3), 0x1p-45);
+  EXPECT_EQ(expert_gradient_quantum(4096), 0x1p-50);
+  EXPECT_EQ(expert_gradient_quantum(4097), 0x1p-50);
+  EXPECT_EQ(expert_gradient_quantum(65536), 0x1p-52);
+  EXPECT_EQ(expert_gradient_quantum(int64_t{1} << 40), 0x1p-64);
+  EXPECT_EQ(expert_gradient_quantum(std::numeric_limits<int64_t>::max()), 0x1p-75);
 }
 
 }  // namespace
