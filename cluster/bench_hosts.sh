@@ -48,20 +48,20 @@ while [ $# -gt 0 ]; do
   esac
   shift 2
 done
-[ "$(id -u)" -eq 0 ] || fail "needs root for network namespaces: run it as root (sudo $0 ...)"
 for number in "$steps" "$skip"; do
   [[ $number =~ ^[0-9]+$ ]] || fail "--steps and --skip: $number is not a number"
 done
 [ "$steps" -gt "$skip" ] || fail "--steps $steps: give more than --skip $skip"
-[ -x "$program" ] ||
-  fail "$program is missing: build it (cmake --build --preset release), or give --program"
-program=$(realpath "$program")
 IFS=, read -r -a names <<<"$strategies"
 for name in "${names[@]}"; do
   case "$name" in copies | cover | selected | gather | auto) ;;
     *) fail "--strategies: $name is not one of copies, cover, selected, gather, auto" ;;
   esac
 done
+[ "$(id -u)" -eq 0 ] || fail "needs root for network namespaces: run it as root (sudo $0 ...)"
+[ -x "$program" ] ||
+  fail "$program is missing: build it (cmake --build --preset release), or give --program"
+program=$(realpath "$program")
 # shellcheck source=cluster/environment.sh
 source "$here/environment.sh"
 
@@ -72,10 +72,13 @@ finish() {
   [ -z "$training" ] || wait "$training" 2>/dev/null || true
   bash "$here/netns.sh" down
 }
-bash "$here/netns.sh" up "$hosts" "$rate" "$delay"
 trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
+bash "$here/netns.sh" up "$hosts" "$rate" "$delay" || {
+  trap - EXIT  # nothing is up, or it is not ours
+  exit 1
+}
 
 for name in "${names[@]}"; do
   case "$name" in

@@ -8,6 +8,7 @@ packages=(
   libopenmpi-dev openmpi-bin              # MPI
   libopenblas-dev libhwy-dev              # matrix products, SIMD
   libhdf5-dev hdf5-tools libisal-dev      # checkpoints and traces, their checksums
+  libmetis-dev                            # placement of codewords and experts
   librandom123-dev                        # counter-based random numbers
   libfmt-dev nlohmann-json3-dev           # messages, metrics
   libboost-program-options-dev            # command line

@@ -7,6 +7,10 @@
 // and the parameters that count. Copies live for one optimizer step: they are fetched when a
 // shortlist needs them, collect gradients over all micro-batches, and give these back to the owner
 // once.
+//
+// Memory beside the arrays: 8 bytes per expert of all ranks; and messages, kept from step to step:
+// a row of values per copy that is fetched at once and per one that others fetch here, a row of
+// gradients per touched copy and per one that others return here.
 
 #include <cstdint>
 #include <span>

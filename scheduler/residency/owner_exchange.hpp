@@ -6,6 +6,7 @@
 #include <tuple>
 #include <vector>
 
+#include "comm/base/buffer.hpp"
 #include "comm/communicator.hpp"
 
 namespace airmoe::scheduler {
