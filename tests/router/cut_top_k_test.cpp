@@ -204,7 +204,7 @@ TEST(CutTopK, ExpertsMayLiveAnywhere) {
   check_scattered(random, zeros, 4, 11, ties_seen);
 }
 
-TEST(CutTopK, TheNormaliserIsExact) {
+TEST(CutTopK, TheNormaliserIsTheSumInWhateverOrder) {
   test::Random random(9);
   std::vector<float> scores = random.normals(5000);
   const Routed one = route(scores, {5000}, 4000);
