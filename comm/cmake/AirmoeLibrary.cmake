@@ -45,5 +45,6 @@ function(airmoe_install_package)
                 "${PROJECT_SOURCE_DIR}/comm/cmake/FindHighway.cmake"
                 "${PROJECT_SOURCE_DIR}/comm/cmake/FindRandom123.cmake"
                 "${PROJECT_SOURCE_DIR}/comm/cmake/FindUCX.cmake"
-                "${PROJECT_SOURCE_DIR}/comm/cmake/FindIsal.cmake" DESTINATION ${dir})
+                "${PROJECT_SOURCE_DIR}/comm/cmake/FindIsal.cmake"
+                "${PROJECT_SOURCE_DIR}/comm/cmake/FindMetis.cmake" DESTINATION ${dir})
 endfunction()

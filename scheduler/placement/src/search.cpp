@@ -1,0 +1,117 @@
+#include <algorithm>
+#include <numeric>
+
+#include "scheduler/placement/src/plan_steps.hpp"
+#include "scheduler/placement/src/search.hpp"
+
+namespace airmoe::scheduler::placement {
+namespace {
+
+std::vector<int32_t> count_uses(const PlanInput& input, const Parts& parts) {
+  std::vector<int32_t> uses(static_cast<std::size_t>(input.experts));
+  for (int64_t g = 0; g < input.codewords; ++g) {
+    const int32_t times = parts.begin[g + 1] - parts.begin[g];
+    const int32_t* list = input.lists.data() + g * input.length;
+    for (int64_t j = 0; j < input.length; ++j) uses[list[j]] += times;
+  }
+  return uses;
+}
+
+}  // namespace
+
+Search::Search(const PlanInput& input, const Parts& parts)
+    : input_(input),
+      parts_(parts),
+      holders_(count_uses(input, parts), input.ranks),
+      rank_(parts.count() * input.length),
+      placed_(parts.codeword.size()),
+      load_(static_cast<std::size_t>(input.ranks)),
+      elsewhere_(static_cast<double>(input.ranks - 1) / input.ranks),
+      row_limit_(scheduler::row_limit(input.experts, input.ranks, input.copy_budget)),
+      present_(load_.size()),
+      own_rows_(load_.size()),
+      own_entries_(load_.size()),
+      in_cover_(load_.size()),
+      new_rank_(static_cast<std::size_t>(input.length)) {
+  const double tokens = std::accumulate(input.tokens.begin(), input.tokens.end(), 0.0);
+  load_limit_ = kLoadLimit * tokens * static_cast<double>(input.length) / input.ranks;
+}
+
+int Search::primary(int64_t part) const {
+  std::vector<int64_t> entries(load_.size());
+  for (const uint16_t r : ranks(part)) ++entries[r];
+  return static_cast<int>(std::max_element(entries.begin(), entries.end()) - entries.begin());
+}
+
+bool Search::within_row_limit() const {
+  const std::span<const int64_t> rows = holders_.rows();
+  return std::all_of(rows.begin(), rows.end(), [&](int64_t r) { return r <= row_limit_; });
+}
+
+int64_t Search::total_rows() const {
+  const std::span<const int64_t> rows = holders_.rows();
+  return std::accumulate(rows.begin(), rows.end(), int64_t{0});
+}
+
+double Search::bytes() const {
+  double bytes = static_cast<double>(total_rows() - input_.experts) * input_.costs.per_copy();
+  std::vector<char> in_cover(load_.size());
+  for (int64_t p = 0; p < parts_.count(); ++p) {
+    if (!placed_[p]) continue;
+    std::fill(in_cover.begin(), in_cover.end(), 0);
+    for (const uint16_t r : ranks(p)) in_cover[r] = 1;
+    const auto cover = std::count(in_cover.begin(), in_cover.end(), 1);
+    bytes += parts_.tokens[p] * elsewhere_ * input_.costs.per_token(cover);
+  }
+  return bytes;
+}
+
+void Search::place_as(int64_t part, std::span<const uint16_t> ranks) {
+  const std::span<const int32_t> experts = list(part);
+  const double tokens = parts_.tokens[part];
+  uint16_t* at = rank_.data() + part * input_.length;
+  for (std::size_t j = 0; j < experts.size(); ++j) {
+    if (placed_[part]) {
+      if (at[j] == ranks[j]) continue;
+      holders_.release(experts[j], at[j]);
+      load_[at[j]] -= tokens;
+    }
+    at[j] = ranks[j];
+    holders_.use(experts[j], ranks[j]);
+    load_[ranks[j]] += tokens;
+  }
+  placed_[part] = 1;
+}
+
+void Search::place_whole(int64_t part, int rank) {
+  std::fill(new_rank_.begin(), new_rank_.end(), static_cast<uint16_t>(rank));
+  place_as(part, new_rank_);
+}
+
+void Search::place_at_homes(int64_t part) {
+  const std::span<const int32_t> experts = list(part);
+  for (std::size_t j = 0; j < experts.size(); ++j) {
+    new_rank_[j] = static_cast<uint16_t>(holders_.home(experts[j]));
+  }
+  place_as(part, new_rank_);
+}
+
+int Search::least_loaded_holder(int32_t expert, int rank) const {
+  int best = holders_.home(expert);
+  for (const Holders::Holder& holder : holders_.of(expert)) {
+    if (holder.rank != rank && load_[holder.rank] < load_[best]) best = holder.rank;
+  }
+  return best;
+}
+
+void Search::move_entry(int64_t part, int64_t entry, int rank) {
+  uint16_t& at = rank_[part * input_.length + entry];
+  const int32_t expert = list(part)[static_cast<std::size_t>(entry)];
+  holders_.release(expert, at);
+  holders_.use(expert, rank);
+  load_[at] -= parts_.tokens[part];
+  load_[rank] += parts_.tokens[part];
+  at = static_cast<uint16_t>(rank);
+}
+
+}  // namespace airmoe::scheduler::placement

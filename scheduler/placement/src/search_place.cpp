@@ -1,0 +1,162 @@
+// Where one part goes.
+
+#include <algorithm>
+#include <limits>
+
+#include "scheduler/placement/src/search.hpp"
+
+namespace airmoe::scheduler::placement {
+namespace {
+
+constexpr double kInfinite = std::numeric_limits<double>::infinity();
+constexpr uint16_t kNoRank = std::numeric_limits<uint16_t>::max();
+
+}  // namespace
+
+void Search::count_without(int64_t part) {
+  const std::span<const int32_t> experts = list(part);
+  std::fill(present_.begin(), present_.end(), 0);
+  std::fill(own_rows_.begin(), own_rows_.end(), 0);
+  std::fill(own_entries_.begin(), own_entries_.end(), 0);
+  const uint16_t* own = rank_.data() + part * input_.length;
+  const bool placed = placed_[part];
+  for (std::size_t j = 0; j < experts.size(); ++j) {
+    for (const Holders::Holder& holder : holders_.of(experts[j])) ++present_[holder.rank];
+    if (!placed) continue;
+    ++own_entries_[own[j]];
+    if (holders_.uses(experts[j], own[j]) == 1 && !holders_.owns(experts[j], own[j])) {
+      ++own_rows_[own[j]];
+    }
+  }
+  for (std::size_t r = 0; r < present_.size(); ++r) present_[r] -= own_rows_[r];
+}
+
+double Search::overload(int64_t part, int rank, int64_t entries) const {
+  const double tokens = parts_.tokens[part];
+  const double without = load_[rank] - tokens * static_cast<double>(own_entries_[rank]);
+  const double with = without + tokens * static_cast<double>(entries);
+  const double excess = std::max(0.0, with - load_limit_) - std::max(0.0, without - load_limit_);
+  return excess <= 0 ? 0 : 1e7 * (1 + input_.costs.per_copy()) * excess / load_limit_;
+}
+
+double Search::cost_now(int64_t part) const {
+  int64_t cover = 0, rows = 0;
+  double cost = 0;
+  for (int r = 0; r < input_.ranks; ++r) {
+    if (own_entries_[r] == 0) continue;
+    ++cover;
+    rows += own_rows_[r];
+    cost += overload(part, r, own_entries_[r]);
+  }
+  return cost + static_cast<double>(rows) * input_.costs.per_copy() +
+         parts_.tokens[part] * elsewhere_ * input_.costs.per_token(cover);
+}
+
+int64_t Search::room_for_work(int64_t part, int rank) const {
+  const double room = load_limit_ - load_[rank], tokens = parts_.tokens[part];
+  return own_entries_[rank] + static_cast<int64_t>(std::max(0.0, room / tokens));
+}
+
+void Search::place_at_least_cost(int64_t part, bool strict) {
+  const std::span<const int32_t> experts = list(part);
+  const uint16_t* own = rank_.data() + part * input_.length;
+  const bool placed = placed_[part];
+  const double tokens = parts_.tokens[part] * elsewhere_, copy = input_.costs.per_copy();
+  count_without(part);
+  const std::span<const int64_t> rows = holders_.rows();
+  const auto fits = [&](int r, int64_t more) {
+    return !strict || more == 0 || more <= row_limit_ - rows[r] + own_rows_[r];
+  };
+
+  int best_rank = -1;  // of copies
+  std::size_t best_cover = 0;
+  double least = placed ? cost_now(part) : kInfinite;
+  bool better = false;  // than now
+  for (int r = 0; r < input_.ranks; ++r) {
+    const int64_t missing = input_.length - present_[r];
+    if (!fits(r, missing)) continue;
+    const double cost = tokens * input_.costs.per_token(1) + copy * static_cast<double>(missing) +
+                        overload(part, r, input_.length);
+    if (cost < least) least = cost, best_rank = r, better = true;
+  }
+
+  // A wider cover: always the rank that holds most of what has no rank yet. What is left when the
+  // cover has k ranks becomes copies on one of them.
+  std::fill(in_cover_.begin(), in_cover_.end(), 0);
+  cover_.clear();
+  taken_.clear();
+  rest_.resize(experts.size());
+  for (std::size_t j = 0; j < experts.size(); ++j) rest_[j] = static_cast<int32_t>(j);
+  double too_much = 0;
+  std::vector<uint16_t>& found = new_rank_;  // place in cover_ of the rank that holds the entry
+  while (!rest_.empty()) {
+    const auto k = static_cast<int64_t>(cover_.size()) + 1;
+    if (k > 1 && tokens * input_.costs.per_token(k) + too_much >= least) break;
+    int next = -1;
+    int64_t most = 0;
+    for (int r = 0; r < input_.ranks; ++r) {
+      const int64_t entries = in_cover_[r] ? 0 : std::min(present_[r], room_for_work(part, r));
+      if (entries > most) most = entries, next = r;
+    }
+    if (next < 0) {  // no rank has room for the work: the one that can end this soonest
+      for (int r = 0; r < input_.ranks; ++r) {
+        if (in_cover_[r] || present_[r] == 0) continue;
+        if (next < 0 || overload(part, r, present_[r]) < overload(part, next, present_[next]))
+          next = r;
+      }
+      if (next < 0) break;
+      most = present_[next];
+      too_much += overload(part, next, most);
+    }
+    // A single rank was weighed above: only go on if two can be better.
+    if (k == 1 && tokens * input_.costs.per_token(2) >= least) break;
+    in_cover_[next] = 1;
+    cover_.push_back(next);
+    taken_.push_back(most);
+
+    std::fill(present_.begin(), present_.end(), 0);
+    std::size_t left = 0;
+    for (const int32_t j : rest_) {
+      const std::span<const Holders::Holder> holders = holders_.of(experts[j]);
+      const int at = placed ? own[j] : -1;
+      const auto counts = [&](const Holders::Holder& h) {
+        return h.rank != at || h.uses > 1 || (holders_.has_homes() && &h == holders.data());
+      };
+      found[j] = kNoRank;
+      for (const Holders::Holder& h : holders) {
+        if (most > 0 && h.rank == next && counts(h)) found[j] = static_cast<uint16_t>(k - 1);
+      }
+      if (found[j] != kNoRank) {
+        --most;
+        continue;
+      }
+      rest_[left++] = j;
+      for (const Holders::Holder& h : holders) present_[h.rank] += counts(h);
+    }
+    rest_.resize(left);
+
+    const double so_far = tokens * input_.costs.per_token(k) + too_much;
+    const auto entries = static_cast<int64_t>(left);
+    if (left == 0 && so_far < least) least = so_far, best_cover = cover_.size(), better = true;
+    for (std::size_t i = 0; i < cover_.size() && k > 1 && left > 0; ++i) {
+      if (!fits(cover_[i], entries)) continue;
+      const double cost = so_far + copy * static_cast<double>(entries) +
+                          overload(part, cover_[i], taken_[i] + entries);
+      if (cost >= least) continue;
+      least = cost, best_cover = cover_.size(), best_rank = cover_[i], better = true;
+    }
+  }
+  if (placed && !better) return;
+  if (best_cover == 0 && best_rank >= 0) return place_whole(part, best_rank);
+  for (std::size_t j = 0; j < experts.size(); ++j) {
+    uint16_t& rank = new_rank_[j];
+    if (rank < best_cover || (best_rank < 0 && rank != kNoRank)) {
+      rank = static_cast<uint16_t>(cover_[rank]);
+    } else {  // a copy; or, if no rank has room for copies or for the work, the owner
+      rank = static_cast<uint16_t>(best_rank >= 0 ? best_rank : holders_.home(experts[j]));
+    }
+  }
+  place_as(part, new_rank_);
+}
+
+}  // namespace airmoe::scheduler::placement
