@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <string>
 
+#include "scheduler/traffic/cost_model.hpp"
+
 namespace airmoe::scheduler {
 
 /// cover: a token goes once to each rank of its codeword's cover. selected: centroids are
@@ -21,6 +23,7 @@ struct ExchangeConfig {
   bool move_homes = true;      ///< placements may move experts to other owners
   int64_t overlap_chunks = 4;  ///< pieces of a micro-batch whose exchange and compute overlap
   int64_t rank_cap = 0;  ///< most owners that a shortlist may span; 0: any. Changes the model.
+  MachineConstants machine = {};  ///< what automatic predicts time with
 };
 
 /// "cover", "selected", "gather" or "auto"; parsing throws Error(ExitCode::usage) for another name.

@@ -126,6 +126,62 @@ void TrainOptions::add_router() {
       "bytes (f64)",
       [](TrainConfig& c, const std::string& v) { c.sums = scheduler::parse_sum_precision(v); });
   description_.add(group);
+  add_exchange();
+}
+
+void TrainOptions::add_exchange() {
+  po::options_description group("Exchange (none of these but --rank-cap changes the result)", 100,
+                                60);
+  const scheduler::ExchangeConfig d = TrainConfig{}.exchange;
+  const auto at_least = [&](const char* name, const std::string& help, int64_t least,
+                            int64_t scheduler::ExchangeConfig::*field) {
+    add<int64_t>(group, name, "N", fmt::format("{} ({})", help, d.*field),
+                 [name, least, field](TrainConfig& c, int64_t v) {
+                   if (v < least) {
+                     fail(ExitCode::config, "--{} {}: give a number of at least {}", name, v,
+                          least);
+                   }
+                   c.exchange.*field = v;
+                 });
+  };
+  add<std::string>(
+      group, "exchange", "NAME",
+      "cover: tokens go to the ranks that hold their candidates; selected: to the owners of "
+      "selected experts; gather: experts come to the tokens; auto: what is predicted to be fastest "
+      "(auto)",
+      [](TrainConfig& c, const std::string& v) {
+        c.exchange.exchange = scheduler::parse_exchange(v);
+      });
+  add<double>(group, "copy-budget", "X",
+              fmt::format("experts with a row on a rank, owned ones and copies, at most X times "
+                          "experts / ranks; 1: no copies ({})",
+                          d.copy_budget),
+              [](TrainConfig& c, double v) {
+                if (!(v >= 1.0)) {
+                  fail(ExitCode::config, "--copy-budget {}: give a multiple of at least 1", v);
+                }
+                c.exchange.copy_budget = v;
+              });
+  at_least("replan-every", "steps between placements", 1, &scheduler::ExchangeConfig::replan_every);
+  add<std::string>(group, "move-homes", "YESNO",
+                   "whether placements may give experts to other owners: yes or no (yes)",
+                   [](TrainConfig& c, const std::string& v) {
+                     if (v != "yes" && v != "no") {
+                       fail(ExitCode::usage, "--move-homes {}: give yes or no", v);
+                     }
+                     c.exchange.move_homes = v == "yes";
+                   });
+  at_least("overlap-chunks", "pieces of a micro-batch whose exchange and compute overlap", 1,
+           &scheduler::ExchangeConfig::overlap_chunks);
+  at_least("rank-cap", "most owners that a shortlist may span; 0: any. CHANGES THE MODEL", 0,
+           &scheduler::ExchangeConfig::rank_cap);
+  add<std::string>(group, "network", "FILE",
+                   "JSON of airmoe-bench network: latency, bandwidth and speed that auto predicts "
+                   "with (those of a 100 Gbit/s network)",
+                   [](TrainConfig& c, const std::string& v) {
+                     c.exchange.machine = scheduler::read_machine_constants(v);
+                   });
+  description_.add(group);
 }
 
 void TrainOptions::add_data() {

@@ -34,6 +34,7 @@ class TrainOptions {
            const char* value_name, const std::string& help, Set set);
   void add_model();
   void add_router();
+  void add_exchange();
   void add_data();
   void add_training();
   void add_output();

@@ -61,6 +61,11 @@ class PhaseClock {
   };
 
   double seconds(Phase phase) const { return seconds_[static_cast<std::size_t>(phase)]; }
+  double total() const {
+    double sum = 0.0;
+    for (const double s : seconds_) sum += s;
+    return sum;
+  }
   void reset() { seconds_.fill(0.0); }
 
  private:

@@ -12,8 +12,9 @@
 #include "scheduler/exchange_config.hpp"
 #include "scheduler/model_config.hpp"
 #include "scheduler/moe/shortlists.hpp"
-#include "scheduler/placement/placement.hpp"
+#include "scheduler/placement/plan.hpp"
 #include "scheduler/sum_precision.hpp"
+#include "scheduler/traffic/estimate.hpp"
 
 namespace airmoe::scheduler {
 
@@ -22,7 +23,7 @@ struct PlacementRecord {
   uint32_t step = 0;
   Exchange exchange = Exchange::cover;
   double plan_seconds = 0;       ///< on rank 0, without gathering the lists
-  double predicted_bytes = 0;    ///< per optimizer step, over all ranks, of this layer
+  double predicted_bytes = 0;    ///< sent in an optimizer step by all ranks for this layer
   double predicted_seconds = 0;  ///< of communication and compute of one step of this layer
   double cover = 0;              ///< ranks per token, weighted by tokens
   double rows = 0;               ///< most experts on a rank, owned and copies, over E / ranks
@@ -62,17 +63,36 @@ class PlacementStep {
   const PlacementRecord& record() const { return record_; }
 
  private:
+  // One way to do it, on rank 0.
+  struct Option {
+    Exchange exchange;
+    Placement placement;
+    StrategyEstimate estimate;
+    double rows = 1;  // most experts on a rank, over E / ranks
+  };
+  PlanInput plan_input(double budget) const;
+  Placement make(double budget, const Placement& before) const;
+  void consider(std::vector<Option>& options, Exchange exchange, Placement placement) const;
+  void choose(const Shortlists& lists, std::span<const float> tokens, int64_t micro_batches,
+              std::span<const int32_t> homes);
+  void announce();
+
   comm::Communicator& comm_;
   ModelConfig model_;
   ExchangeConfig config_;
-  SumPrecision sums_;
+  TrafficShape shape_;
   int64_t row_limit_;
   bool planned_ = false;
   bool fixed_ = false;
   uint32_t next_ = 0;
   Placement placement_;
   PlacementRecord record_;
-  Buffer<int32_t> lists_;
+
+  // Rank 0.
+  Buffer<int32_t> lists_, previous_lists_;  // [G, M]
+  std::vector<double> tokens_;              // [G] per optimizer step
+  int64_t micro_batches_ = 1;
+  Placement without_copies_, with_copies_;  // as planned last
 };
 
 }  // namespace airmoe::scheduler

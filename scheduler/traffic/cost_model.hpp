@@ -57,7 +57,7 @@ double predicted_seconds(const StepPrediction& step, const TrafficShape& shape,
                          const MachineConstants& machine);
 
 /// Bytes that a rank holds: experts (values in float, gradients in double; owned ones also raw
-/// centroid and two moments) and about 32 d bytes per token that it computes for.
+/// centroid and two moments), centroids alone, and about 32 d bytes per token that it computes for.
 double memory_bytes(const RankLoad& load, const TrafficShape& shape);
 
 }  // namespace airmoe::scheduler

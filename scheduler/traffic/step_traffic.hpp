@@ -41,7 +41,7 @@ struct TrafficShape {
   int64_t expert_dim = 1;  ///< m
   bool gated = false;      ///< swiglu: three matrices instead of two
   bool jitter = true;      ///< scores get noise: token indices travel
-  bool balance = true;     ///< a balance loss: its column and the usage counts travel
+  bool balance = true;     ///< a balance loss: its column travels
   SumPrecision sums = SumPrecision::f64;
 
   int64_t matrices() const { return gated ? 3 : 2; }
@@ -87,6 +87,7 @@ class StepTraffic {
   int64_t bytes() const;
   /// What StatsCommunicator counts on `rank` under `phase`.
   int64_t phase_bytes(const std::string& phase, int rank) const;
+  int64_t phase_messages(const std::string& phase, int rank) const;
   /// All channels of one rank.
   RankTraffic of_rank(int rank) const;
 
@@ -97,11 +98,12 @@ class StepTraffic {
 
 /// What one rank computes and holds.
 struct RankLoad {
-  int64_t tokens = 0;    ///< (token, rank) pairs scored or, where homes score, computed here
-  int64_t scored = 0;    ///< (token, candidate) pairs scored here
-  int64_t selected = 0;  ///< (token, selected expert) pairs computed here
-  int64_t owned = 0;     ///< experts with optimizer state here
-  int64_t copies = 0;    ///< experts with parameters only
+  int64_t tokens = 0;     ///< (token, rank) pairs scored or, where homes score, computed here
+  int64_t scored = 0;     ///< (token, candidate) pairs scored here
+  int64_t selected = 0;   ///< (token, selected expert) pairs computed here
+  int64_t owned = 0;      ///< experts with optimizer state here
+  int64_t copies = 0;     ///< experts with parameters only
+  int64_t centroids = 0;  ///< experts with a centroid only (strategy `selected`)
 };
 
 struct StepPrediction {

@@ -24,7 +24,10 @@ struct StepReport {
   double lambda_selected = 0;
   double bytes_dispatch = 0, bytes_select = 0, bytes_combine = 0;  ///< per token, forward
   double bytes_backward = 0;                                       ///< per token
-  int64_t codewords_revived = 0;                                   ///< since the run began
+  double bytes_copies = 0, bytes_lists = 0;                        ///< per token
+  double hidden_share = 0;        ///< of the time with token messages under way, not spent waiting
+  double layer_seconds = 0;       ///< of the step, in MoE layers, mean over ranks
+  int64_t codewords_revived = 0;  ///< since the run began
   std::map<std::string, double> evaluation;  ///< val_loss and so on, when the step was evaluated
 };
 

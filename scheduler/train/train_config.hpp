@@ -9,6 +9,7 @@
 #include "experts/cost_model.hpp"
 #include "scheduler/data/corpus.hpp"
 #include "scheduler/data/split.hpp"
+#include "scheduler/exchange_config.hpp"
 #include "scheduler/model_config.hpp"
 #include "scheduler/optim/adamw.hpp"
 #include "scheduler/optim/learning_rate.hpp"
@@ -40,6 +41,7 @@ struct TrainConfig {
   uint64_t seed = 1;
   experts::Path expert_path = experts::Path::automatic;
   SumPrecision sums = SumPrecision::f64;
+  ExchangeConfig exchange{.copy_budget = 2.0};
 
   // Evaluation and output.
   int64_t eval_every = 100;     ///< steps; 0: at the end only

@@ -51,6 +51,9 @@ class Trainer {
     double loss = 0, balance = 0, squares = 0, tokens = 0;
     double candidate_ranks = 0, selected_ranks = 0;
     double bytes_dispatch = 0, bytes_select = 0, bytes_combine = 0, bytes_backward = 0;
+    double bytes_copies = 0, bytes_lists = 0;
+    double exchange_seconds = 0, waited_seconds = 0;  // of ExchangeClock
+    double layer_seconds = 0;                         // in MoE layers
     double stop = 0;
   };
 
@@ -60,6 +63,7 @@ class Trainer {
   void micro_batch(int64_t step, int64_t index, double& loss);
   void trace(int64_t step, int64_t first_token, int64_t tokens);
   void collect(StepSums& sums);
+  void say_placements(int64_t step, const StepSums& sums);
   void evaluate(StepReport& report);
   void save(int64_t step, bool last);
   void write_summary(int64_t step);

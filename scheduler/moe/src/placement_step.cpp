@@ -2,15 +2,32 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <numeric>
+
+#include "comm/base/error.hpp"
+#include "scheduler/placement/report.hpp"
+#include "scheduler/traffic/plan_costs.hpp"
 
 namespace airmoe::scheduler {
 
 namespace {
 
-// One part per codeword, no copies.
-Placement trivial(int ranks, int64_t codewords, std::span<const int32_t> homes) {
+// Another strategy has to be this much faster than the present one to replace it.
+constexpr double kWorthChanging = 0.95;
+
+TrafficShape traffic_shape(const ModelConfig& model, SumPrecision sums) {
+  TrafficShape shape;
+  shape.dim = model.dim;
+  shape.expert_dim = model.expert_dim;
+  shape.gated = model.expert_activation == ExpertActivation::swiglu;
+  shape.jitter = model.jitter > 0.0f;
+  shape.balance = model.balance_weight > 0.0f;
+  shape.sums = sums;
+  return shape;
+}
+
+// One part per codeword, no copies, these owners.
+Placement owners_only(int ranks, int64_t codewords, std::span<const int32_t> homes) {
   Placement p;
   p.ranks = ranks;
   p.home.assign(homes.begin(), homes.end());
@@ -24,20 +41,19 @@ Placement trivial(int ranks, int64_t codewords, std::span<const int32_t> homes) 
 
 PlacementStep::PlacementStep(comm::Communicator& comm, const ModelConfig& model,
                              const ExchangeConfig& exchange, SumPrecision sums)
-    : comm_(comm), model_(model), config_(exchange), sums_(sums) {
-  const double share = static_cast<double>(model.experts) / comm.size();
-  row_limit_ = std::max<int64_t>((model.experts + comm.size() - 1) / comm.size(),
-                                 std::llround(std::floor(config_.copy_budget * share)));
+    : comm_(comm),
+      model_(model),
+      config_(exchange),
+      shape_(traffic_shape(model, sums)),
+      row_limit_(scheduler::row_limit(model.experts, comm.size(), exchange.copy_budget)) {
   record_.exchange = config_.exchange == Exchange::automatic ? Exchange::cover : config_.exchange;
 }
 
 bool PlacementStep::due(uint32_t step) const {
   if (fixed_) return !planned_;
-  if (comm_.size() == 1) return false;
-  const bool nothing_to_plan =
-      config_.exchange == Exchange::gather || (config_.exchange != Exchange::automatic &&
-                                               !config_.move_homes && config_.copy_budget <= 1.0);
-  if (nothing_to_plan) return false;
+  if (comm_.size() == 1 || config_.exchange == Exchange::gather) return false;
+  const bool may_copy = config_.exchange == Exchange::cover && config_.copy_budget > 1.0;
+  if (config_.exchange != Exchange::automatic && !config_.move_homes && !may_copy) return false;
   return !planned_ || step >= next_;
 }
 
@@ -53,17 +69,149 @@ std::optional<std::vector<int32_t>> PlacementStep::plan(const Shortlists& lists,
                                                         uint32_t step, int64_t micro_batches,
                                                         std::span<const int32_t> homes) {
   const comm::ScopedPhase phase(comm_, "placement");
-  planned_ = true;
-  if (fixed_) {
-    if (std::equal(homes.begin(), homes.end(), placement_.home.begin())) return std::nullopt;
-    return placement_.home;
+  std::vector<int32_t> new_homes;
+  if (!fixed_) {
+    next_ = step + static_cast<uint32_t>(
+                       std::min<int64_t>(config_.replan_every, std::max<int64_t>(1, step)));
+    record_.step = step;
+    record_.moved = 0;
+    const bool root = comm_.rank() == 0;
+    if (root) {
+      std::swap(lists_, previous_lists_);
+      lists_.ensure(lists.codewords() * lists.length());
+    }
+    lists.gather_to(0, lists_.span());
+    if (root) choose(lists, tokens, micro_batches, homes);
+    announce();
+    new_homes.resize(homes.size());
+    if (root) new_homes = placement_.home;
+    comm_.broadcast(std::span<int32_t>(new_homes), 0);
+  } else {
+    new_homes = placement_.home;
   }
-  next_ = step + static_cast<uint32_t>(
-                     std::min<int64_t>(config_.replan_every, std::max<int64_t>(1, step)));
-  placement_ = trivial(comm_.size(), lists.codewords(), homes);
-  (void)tokens;
-  (void)micro_batches;
-  return std::nullopt;
+  planned_ = true;
+  if (std::equal(homes.begin(), homes.end(), new_homes.begin())) return std::nullopt;
+  return new_homes;
+}
+
+// Rank 0 tells the others what came out.
+void PlacementStep::announce() {
+  double numbers[] = {static_cast<double>(record_.exchange),
+                      record_.plan_seconds,
+                      record_.predicted_bytes,
+                      record_.predicted_seconds,
+                      record_.cover,
+                      record_.rows,
+                      record_.work_imbalance};
+  comm_.broadcast(std::span<double>(numbers), 0);
+  record_.exchange = static_cast<Exchange>(static_cast<int>(numbers[0]));
+  record_.plan_seconds = numbers[1];
+  record_.predicted_bytes = numbers[2];
+  record_.predicted_seconds = numbers[3];
+  record_.cover = numbers[4];
+  record_.rows = numbers[5];
+  record_.work_imbalance = numbers[6];
+}
+
+PlanInput PlacementStep::plan_input(double budget) const {
+  PlanInput input;
+  input.ranks = comm_.size();
+  input.experts = model_.experts;
+  input.codewords = model_.codewords;
+  input.length = model_.shortlist;
+  input.lists = lists_.span();
+  input.tokens = tokens_;
+  input.copy_budget = budget;
+  input.move_homes = config_.move_homes;
+  input.costs = plan_costs(shape_, model_.active, model_.shortlist, micro_batches_);
+  return input;
+}
+
+Placement PlacementStep::make(double budget, const Placement& before) const {
+  const PlanInput input = plan_input(budget);
+  if (before.home.empty()) return scheduler::plan(input);
+  return replan(input, before, previous_lists_.span());
+}
+
+void PlacementStep::consider(std::vector<Option>& options, Exchange exchange,
+                             Placement placement) const {
+  EstimateInput input;
+  input.experts = model_.experts;
+  input.active = model_.active;
+  input.length = model_.shortlist;
+  input.lists = lists_.span();
+  input.tokens = tokens_;
+  input.micro_batches = static_cast<int>(micro_batches_);
+  Option option;
+  option.exchange = exchange;
+  if (exchange == Exchange::cover) {
+    option.estimate = estimate_cover(input, placement, shape_, config_.machine);
+  } else if (exchange == Exchange::selected) {
+    option.estimate = estimate_selected(input, placement, shape_, config_.machine);
+  } else {
+    option.estimate = estimate_gather(input, placement, shape_, config_.machine);
+    const double share = static_cast<double>(model_.experts) / comm_.size();
+    option.rows = 1.0 + option.estimate.copies / comm_.size() / share;
+  }
+  option.placement = std::move(placement);
+  options.push_back(std::move(option));
+}
+
+void PlacementStep::choose(const Shortlists& lists, std::span<const float> tokens,
+                           int64_t micro_batches, std::span<const int32_t> homes) {
+  const auto start = std::chrono::steady_clock::now();
+  micro_batches_ = micro_batches;
+  tokens_.assign(tokens.begin(), tokens.end());
+  for (double& n : tokens_) n *= static_cast<double>(micro_batches);
+
+  const bool any = config_.exchange == Exchange::automatic;
+  const bool may_copy = config_.copy_budget > 1.0;
+  std::vector<Option> options;
+  if (any || config_.exchange == Exchange::selected || !may_copy) {
+    if (config_.move_homes) {
+      without_copies_ = make(1.0, without_copies_);
+    } else {
+      without_copies_ = owners_only(comm_.size(), lists.codewords(), homes);
+    }
+    if (any || config_.exchange == Exchange::cover) {
+      consider(options, Exchange::cover, without_copies_);
+    }
+    if (any || config_.exchange == Exchange::selected) {
+      consider(options, Exchange::selected,
+               owners_only(comm_.size(), lists.codewords(), without_copies_.home));
+    }
+  }
+  if (may_copy && (any || config_.exchange == Exchange::cover)) {
+    with_copies_ = make(config_.copy_budget, with_copies_);
+    consider(options, Exchange::cover, with_copies_);
+  }
+  if (any) {
+    consider(options, Exchange::gather, owners_only(comm_.size(), lists.codewords(), homes));
+    if (options.back().rows > config_.copy_budget) options.pop_back();
+  }
+  AIRMOE_ASSERT(!options.empty());
+  const auto seconds = [&](const Option& o) {
+    return o.estimate.seconds * (planned_ && o.exchange == record_.exchange ? kWorthChanging : 1.0);
+  };
+  Option& best =
+      *std::min_element(options.begin(), options.end(),
+                        [&](const Option& a, const Option& b) { return seconds(a) < seconds(b); });
+  record_.exchange = best.exchange;
+  record_.predicted_bytes = best.estimate.total_bytes();
+  record_.predicted_seconds = best.estimate.seconds;
+  record_.cover = best.estimate.candidate_ranks;
+  record_.rows = best.rows;
+  record_.work_imbalance = 1;
+  placement_ = std::move(best.placement);
+  if (best.exchange == Exchange::cover) {
+    const PlacementReport r =
+        report(plan_input(placement_.copies ? config_.copy_budget : 1.0), placement_);
+    record_.cover = r.mean_cover;
+    record_.rows = r.rows_max;
+    record_.work_imbalance = r.work_imbalance;
+  }
+  record_.plan_seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 }  // namespace airmoe::scheduler

@@ -102,6 +102,7 @@ double memory_bytes(const RankLoad& load, const TrafficShape& shape) {
   const auto values = static_cast<double>(shape.values());
   const auto d = static_cast<double>(shape.dim);
   return static_cast<double>(load.owned + load.copies) * 12.0 * values +
+         static_cast<double>(load.centroids) * 12.0 * d +
          static_cast<double>(load.owned) * (8.0 * values + 4.0 * d) +
          32.0 * d * static_cast<double>(load.tokens);
 }

@@ -54,6 +54,15 @@ int64_t StepTraffic::phase_bytes(const std::string& phase, int rank) const {
   return total;
 }
 
+int64_t StepTraffic::phase_messages(const std::string& phase, int rank) const {
+  int64_t total = 0;
+  for (int c = 0; c < kChannels; ++c) {
+    const auto channel = static_cast<Channel>(c);
+    if (phase == phase_of(channel)) total += at(channel, rank).messages;
+  }
+  return total;
+}
+
 RankTraffic StepTraffic::of_rank(int rank) const {
   RankTraffic sum;
   for (int c = 0; c < kChannels; ++c) {

@@ -7,12 +7,12 @@
 namespace airmoe::scheduler {
 
 Model::Model(comm::Communicator& comm, const ModelConfig& config, uint64_t seed, experts::Path path,
-             SumPrecision sums)
+             SumPrecision sums, const ExchangeConfig& exchange)
     : config_(config) {
   std::vector<MoeSlot*> slots(config.layers, nullptr);
   for (const int64_t layer : config.moe_layers) {
     moe_layers_.push_back(
-        std::make_unique<MoeLayer>(comm, config, layer, seed, parameters_, path, sums));
+        std::make_unique<MoeLayer>(comm, config, layer, seed, parameters_, path, sums, exchange));
     slots[layer] = moe_layers_.back().get();
   }
   trunk_ = std::make_unique<Trunk>(config, parameters_, seed, slots);
@@ -27,7 +27,11 @@ void Model::parameters_changed() {
 }
 
 void Model::restored() {
-  for (auto& layer : moe_layers_) layer->set_codebook_initialised();
+  for (auto& layer : moe_layers_) {
+    layer->residency().reset_homes();
+    layer->set_codebook_initialised();
+  }
+  restored_shortlists_.clear();
   parameters_changed();
 }
 
@@ -37,7 +41,17 @@ int64_t Model::parameter_count() const {
   return count;
 }
 
-std::vector<StateArray> Model::parameter_arrays() {
+MoeLayer& Model::layer_of(const Parameter& parameter) {
+  for (auto& layer : moe_layers_) {
+    MoeLayer& l = *layer;
+    for (const Parameter* p : {&l.centroid(), &l.up(), &l.down(), l.gate_proj()}) {
+      if (p == &parameter) return l;
+    }
+  }
+  fail(ExitCode::failure, "{} belongs to no MoE layer", parameter.name);
+}
+
+std::vector<StateArray> Model::parameter_arrays(BlockStaging* staging) {
   std::vector<StateArray> arrays;
   for (auto& p : parameters_.all()) {
     StateArray a;
@@ -52,7 +66,8 @@ std::vector<StateArray> Model::parameter_arrays() {
         {"/optimizer/moment2" + p->name, p->moment2.data()}};
     for (const auto& [path, data] : parts) {
       a.path = path;
-      a.data = data;
+      const bool staged = staging != nullptr && !a.replicated;
+      a.data = staged ? staging->stage(layer_of(*p).residency(), data, p->row_size()) : data;
       arrays.push_back(a);
     }
   }
@@ -88,26 +103,29 @@ void Model::add_router_arrays(MoeLayer& layer, int32_t* shortlist,
   arrays.push_back(a);
 }
 
-std::vector<StateArray> Model::state_for_saving() {
-  std::vector<StateArray> arrays = parameter_arrays();
-  shortlists_.resize(moe_layers_.size());
+StateForSaving Model::state_for_saving() {
+  // First the lists: fetching copies for them may move the arrays of parameters.
+  for (auto& layer : moe_layers_) layer->rebuild_evaluation_lists();
+  StateForSaving state;
+  state.arrays = parameter_arrays(&state.staging);
+  state.shortlists.resize(moe_layers_.size());
   for (std::size_t i = 0; i < moe_layers_.size(); ++i) {
     MoeLayer& layer = *moe_layers_[i];
-    layer.rebuild_evaluation_lists();
     const std::span<const int32_t> lists = layer.shortlists().merged_lists();
-    shortlists_[i].ensure(std::ssize(lists));
-    std::copy(lists.begin(), lists.end(), shortlists_[i].begin());
-    add_router_arrays(layer, shortlists_[i].data(), arrays);
+    state.shortlists[i].ensure(std::ssize(lists));
+    std::copy(lists.begin(), lists.end(), state.shortlists[i].begin());
+    add_router_arrays(layer, state.shortlists[i].data(), state.arrays);
   }
-  return arrays;
+  return state;
 }
 
 std::vector<StateArray> Model::state_for_restoring() {
-  std::vector<StateArray> arrays = parameter_arrays();
-  shortlists_.resize(moe_layers_.size());
+  std::vector<StateArray> arrays = parameter_arrays(nullptr);
+  restored_shortlists_.resize(moe_layers_.size());
   for (std::size_t i = 0; i < moe_layers_.size(); ++i) {
-    shortlists_[i].ensure(std::ssize(moe_layers_[i]->shortlists().merged_lists()));
-    add_router_arrays(*moe_layers_[i], shortlists_[i].data(), arrays);
+    Buffer<int32_t>& lists = restored_shortlists_[i];
+    lists.ensure(std::ssize(moe_layers_[i]->shortlists().merged_lists()));
+    add_router_arrays(*moe_layers_[i], lists.data(), arrays);
   }
   return arrays;
 }

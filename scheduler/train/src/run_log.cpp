@@ -108,6 +108,10 @@ void RunLog::step(const StepReport& r) {
       {"bytes_combine", r.bytes_combine},
       {"bytes_backward", r.bytes_backward},
       {"bytes_per_token", r.bytes_dispatch + r.bytes_select + r.bytes_combine + r.bytes_backward},
+      {"bytes_copies", r.bytes_copies},
+      {"bytes_lists", r.bytes_lists},
+      {"hidden_share", r.hidden_share},
+      {"layer_seconds", r.layer_seconds},
       {"codewords_revived", r.codewords_revived}};
   for (const auto& [key, value] : r.evaluation) j[key] = value;
   write(j.dump());

@@ -78,6 +78,11 @@ void Trainer::write_summary(int64_t step) {
   j["bytes_select"] = totals_.bytes_select / tokens;
   j["bytes_combine"] = totals_.bytes_combine / tokens;
   j["bytes_backward"] = totals_.bytes_backward / tokens;
+  j["bytes_copies"] = totals_.bytes_copies / tokens;
+  j["bytes_lists"] = totals_.bytes_lists / tokens;
+  j["hidden_share"] =
+      totals_.exchange_seconds > 0 ? 1.0 - totals_.waited_seconds / totals_.exchange_seconds : 0.0;
+  j["layer_seconds"] = totals_.layer_seconds / comm_.size();
   const RoutingQuality& q = last_evaluation_.quality;
   for (const auto& [key, value] : {std::pair<const char*, double>{"overlap", q.overlap},
                                    {"topk_mass_ratio", q.topk_mass_ratio},

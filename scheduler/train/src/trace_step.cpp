@@ -9,8 +9,11 @@ StoredArray rows(const char* name, DType type, std::vector<int64_t> shape, int64
   return {name, type, std::move(shape), begin, count, data};
 }
 
-StoredArray of_parameter(const char* name, const Parameter& p) {
-  return rows(name, DType::f32, p.shape, p.row_begin, p.row_count, p.value.data());
+// Experts' values by block of expert id, whoever owns them.
+StoredArray of_parameter(const char* name, Parameter& p, ExpertResidency& residency,
+                         BlockStaging& staging) {
+  return rows(name, DType::f32, p.shape, p.row_begin, p.row_count,
+              staging.stage(residency, p.value.data(), p.row_size()));
 }
 
 }  // namespace
@@ -22,6 +25,7 @@ WriteResult add_trace_step(comm::Communicator& comm, Model& model, TraceWriter& 
   std::vector<RoutingRecord> records(model.moe_layers().size());
   std::vector<Buffer<int32_t>> home_ranks(records.size());
   std::vector<TraceLayer> layers(records.size());
+  BlockStaging staging;
   for (std::size_t i = 0; i < records.size(); ++i) {
     MoeLayer& layer = *model.moe_layers()[i];
     RoutingRecord& record = records[i];
@@ -35,17 +39,20 @@ WriteResult add_trace_step(comm::Communicator& comm, Model& model, TraceWriter& 
     out.activation = name_of(config.expert_activation);
     const int64_t k = config.active;
     const int64_t d = config.dim;
+    const auto of_experts = [&](const char* name, Parameter& p) {
+      return of_parameter(name, p, layer.residency(), staging);
+    };
     out.arrays = {rows("hidden", DType::f32, {tokens, d}, first_token, n, record.hidden.data()),
                   rows("codeword", DType::i32, {tokens}, first_token, n, record.codeword.data()),
                   rows("expert", DType::i32, {tokens, k}, first_token, n, record.expert.data()),
                   rows("gate", DType::f32, {tokens, k}, first_token, n, record.gate.data()),
                   rows("output", DType::f32, {tokens, d}, first_token, n, record.output.data()),
                   rows("home_rank", DType::i32, {tokens}, first_token, n, home_ranks[i].data()),
-                  of_parameter("centroid", layer.centroid()),
-                  of_parameter("up", layer.up()),
-                  of_parameter("down", layer.down())};
+                  of_experts("centroid", layer.centroid()),
+                  of_experts("up", layer.up()),
+                  of_experts("down", layer.down())};
     if (layer.gate_proj() != nullptr) {
-      out.arrays.push_back(of_parameter("gate_proj", *layer.gate_proj()));
+      out.arrays.push_back(of_experts("gate_proj", *layer.gate_proj()));
     }
     const BlockPartition& merged = layer.shortlists().merged_codewords();
     out.arrays.push_back(rows("codebook", DType::f32, {config.codewords, d}, 0,

@@ -164,6 +164,12 @@ std::string to_json(const TrainConfig& c) {
   j["seed"] = c.seed;
   j["expert_path"] = name_of(c.expert_path);
   j["sum_precision"] = name_of(c.sums);
+  j["exchange"] = name_of(c.exchange.exchange);
+  j["copy_budget"] = c.exchange.copy_budget;
+  j["replan_every"] = c.exchange.replan_every;
+  j["move_homes"] = c.exchange.move_homes;
+  j["overlap_chunks"] = c.exchange.overlap_chunks;
+  j["rank_cap"] = c.exchange.rank_cap;
   j["eval_every"] = c.eval_every;
   j["eval_sequences"] = c.eval_sequences;
   j["log_every"] = c.log_every;
@@ -224,6 +230,14 @@ void from_json(const std::string& text, TrainConfig& c) {
     if (j.contains("sum_precision")) {
       c.sums = parse_sum_precision(j["sum_precision"].get<std::string>());
     }
+    if (j.contains("exchange")) {
+      c.exchange.exchange = parse_exchange(j["exchange"].get<std::string>());
+    }
+    take(j, "copy_budget", c.exchange.copy_budget);
+    take(j, "replan_every", c.exchange.replan_every);
+    take(j, "move_homes", c.exchange.move_homes);
+    take(j, "overlap_chunks", c.exchange.overlap_chunks);
+    take(j, "rank_cap", c.exchange.rank_cap);
     take(j, "eval_every", c.eval_every);
     take(j, "eval_sequences", c.eval_sequences);
     take(j, "log_every", c.log_every);

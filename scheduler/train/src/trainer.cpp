@@ -54,6 +54,14 @@ Trainer::Trainer(comm::Communicator& comm, const TrainConfig& given, const RunOp
       schedule_(config_.learning_rate_schedule()),
       trace_steps_(config_.trace_steps.begin(), config_.trace_steps.end()) {
   const TrainConfig& config = config_;
+  const int64_t cap = config.exchange.rank_cap;
+  const int64_t per_rank = config.model.experts / comm_.size();
+  if (cap > 0 && cap < comm_.size() && cap * per_rank < config.model.shortlist) {
+    fail(ExitCode::config,
+         "--rank-cap {}: {} owners have {} of --experts {} on {} ranks, fewer than --shortlist {}: "
+         "give a larger cap or a shorter list",
+         cap, cap, cap * per_rank, config.model.experts, comm_.size(), config.model.shortlist);
+  }
   if (resume) check_same_model(resume->file.path, resume->meta.model_digest, config.model);
   corpus_.check_vocab(config.model.vocab);
   const auto digest = static_cast<int64_t>(corpus_.digest());
@@ -74,8 +82,8 @@ Trainer::Trainer(comm::Communicator& comm, const TrainConfig& given, const RunOp
     }
   });
   if (!resume && config.checkpoints) check_fresh_start();
-  model_ =
-      std::make_unique<Model>(comm_, config.model, config.seed, config.expert_path, config.sums);
+  model_ = std::make_unique<Model>(comm_, config.model, config.seed, config.expert_path,
+                                   config.sums, config.exchange);
   evaluation_ =
       std::make_unique<Evaluation>(comm_, *sampler_, config.model.context, config.eval_sequences,
                                    std::max<int64_t>(1, config.batch / config.accumulate));
@@ -146,6 +154,7 @@ void Trainer::micro_batch(int64_t step, int64_t index, double& loss) {
   batch.step = static_cast<uint32_t>(step);
   batch.index = static_cast<uint32_t>(index);
   batch.range = {over_ranks.total * context, first * context};
+  batch.count = config_.accumulate;
   batch.loss_scale = 1.0f / static_cast<float>(config_.batch * context);
   model_->begin_micro_batch(batch);
   loss += model_->trunk().forward_backward(tokens_.span(), targets_.span(), mine, batch.loss_scale);
@@ -171,6 +180,11 @@ void Trainer::collect(StepSums& sums) {
     const int64_t revived = c.revived_codewords;
     c = MoeCounters{};
     c.revived_codewords = revived;
+    sums.exchange_seconds += layer->exchange_clock().under_way();
+    sums.waited_seconds += layer->exchange_clock().waited();
+    layer->exchange_clock().reset();
+    sums.layer_seconds += layer->clock().total();
+    layer->clock().reset();
   }
   const auto sent = [&](const char* phase) {
     const int64_t now = comm_.stats(phase).bytes_sent;
@@ -181,6 +195,8 @@ void Trainer::collect(StepSums& sums) {
   sums.bytes_select += sent("select");
   sums.bytes_combine += sent("combine");
   sums.bytes_backward += sent("backward_dispatch") + sent("backward_combine");
+  sums.bytes_copies += sent("copies") + sent("copy_gradients") + sent("usage");
+  sums.bytes_lists += sent("lists") + sent("placement") + sent("move_experts");
 }
 
 Trainer::StepSums Trainer::train_step(int64_t step, double& gradient_norm) {
@@ -213,6 +229,31 @@ Trainer::StepSums Trainer::train_step(int64_t step, double& gradient_norm) {
              static_cast<float>(clip_factor(gradient_norm, config_.clip)));
   model_->parameters_changed();
   return sums;
+}
+
+// After a step with a new placement: what was predicted for it beside what it took.
+void Trainer::say_placements(int64_t step, const StepSums& sums) {
+  double predicted_bytes = 0, predicted_seconds = 0;
+  std::string text;
+  for (auto& layer : model_->moe_layers()) {
+    const PlacementRecord& r = layer->placement().record();
+    if (r.step != step) return;
+    predicted_bytes += r.predicted_bytes;
+    predicted_seconds += r.predicted_seconds;
+    text += fmt::format(
+        "{}layer {} {} (cover {:.2f}, rows {:.2f} x E/ranks, work imbalance {:.2f}, planned in "
+        "{:.3f} s)",
+        text.empty() ? "" : "; ", layer->layer(), name_of(r.exchange), r.cover, r.rows,
+        r.work_imbalance, r.plan_seconds);
+  }
+  if (text.empty()) return;
+  const double measured = sums.bytes_dispatch + sums.bytes_select + sums.bytes_combine +
+                          sums.bytes_backward + sums.bytes_copies;
+  say(fmt::format(
+      "step {}: exchange: {}; predicted {:.3g} MB and {:.3g} s per step, measured {:.3g} MB and "
+      "{:.3g} s",
+      step, text, predicted_bytes / 1e6, predicted_seconds, measured / 1e6,
+      sums.layer_seconds / comm_.size()));
 }
 
 void Trainer::evaluate(StepReport& report) {
@@ -254,7 +295,7 @@ void Trainer::save(int64_t step, bool last) {
   options.never_remove = resumed_from_;
   try {
     const SavedCheckpoint saved = save_checkpoint(comm_, config_.checkpoint_directory(), meta,
-                                                  model_->state_for_saving(), options);
+                                                  model_->state_for_saving().arrays, options);
     saved_step_ = step;
     parent_uuid_ = saved.uuid;
     say(fmt::format("step {}: saved {} ({:.1f} MB, {:.1f} s)", step, saved.path,
@@ -292,6 +333,12 @@ ExitCode Trainer::run() {
     totals_.bytes_select += sums.bytes_select;
     totals_.bytes_combine += sums.bytes_combine;
     totals_.bytes_backward += sums.bytes_backward;
+    totals_.bytes_copies += sums.bytes_copies;
+    totals_.bytes_lists += sums.bytes_lists;
+    totals_.exchange_seconds += sums.exchange_seconds;
+    totals_.waited_seconds += sums.waited_seconds;
+    totals_.layer_seconds += sums.layer_seconds;
+    say_placements(step, sums);
     if (lock_) lock_->refresh();
     if (output_lock_) output_lock_->refresh();
 
@@ -320,6 +367,11 @@ ExitCode Trainer::run() {
       report.bytes_select = sums.bytes_select / sums.tokens;
       report.bytes_combine = sums.bytes_combine / sums.tokens;
       report.bytes_backward = sums.bytes_backward / sums.tokens;
+      report.bytes_copies = sums.bytes_copies / sums.tokens;
+      report.bytes_lists = sums.bytes_lists / sums.tokens;
+      report.hidden_share =
+          sums.exchange_seconds > 0 ? 1.0 - sums.waited_seconds / sums.exchange_seconds : 0.0;
+      report.layer_seconds = sums.layer_seconds / comm_.size();
       for (auto& layer : model_->moe_layers()) {
         report.codewords_revived += layer->counters().revived_codewords;
       }
