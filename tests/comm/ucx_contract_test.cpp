@@ -1,6 +1,10 @@
 // The UCX backend: as it is, with every message cut into tiny pieces, between nodes, and under the
 // decorators.
 
+#include <set>
+
+#include <sys/socket.h>
+
 #include "comm/delay_communicator.hpp"
 #include "comm/stats_communicator.hpp"
 #include "comm/ucx_communicator.hpp"
@@ -89,6 +93,53 @@ TEST(UcxCommunicator, EndsSoonAfterAnError) {
   if (test::world().size() == 1) GTEST_SKIP() << "needs two ranks";
   check_end_after_error(0);
   check_end_after_error(1);
+}
+
+/// The file descriptors of this process that are connected sockets.
+std::set<int> connections() {
+  std::set<int> found;
+  for (int fd = 0; fd < 1024; ++fd) {
+    sockaddr_storage peer{};
+    socklen_t length = sizeof(peer);
+    if (getpeername(fd, reinterpret_cast<sockaddr*>(&peer), &length) == 0) found.insert(fd);
+  }
+  return found;
+}
+
+/// The last rank's cable is cut: it and rank 0, which would wait for a minute, learn of it soon.
+TEST(UcxCommunicator, ALostConnectionEndsAWaitBeforeTheDeadline) {
+  using Clock = std::chrono::steady_clock;
+  const int rank = test::world().rank();
+  const int last = test::world().size() - 1;
+  if (last == 0) GTEST_SKIP() << "needs two ranks";
+  const std::set<int> others = connections();
+  auto comm = make_ucx_communicator({.deadline_seconds = 60, .ranks_per_node = 1});
+  if (rank == 0 || rank == last) {
+    std::vector<int64_t> in(4);
+    const std::vector<int64_t> out(4);
+    const int peer = rank == 0 ? last : 0;
+    const std::vector<Send<int64_t>> sends = {{peer, out}};
+    const std::vector<Recv<int64_t>> recvs = {{peer, in}};
+    comm->exchange<int64_t>(sends, recvs, 0).wait();
+    int cut = 0;
+    for (const int fd : connections()) {
+      if (rank == last && !others.contains(fd) && shutdown(fd, SHUT_RDWR) == 0) ++cut;
+    }
+    EXPECT_EQ(cut > 0, rank == last);
+    const auto start = Clock::now();
+    try {
+      comm->exchange<int64_t>({}, recvs, 0).wait();
+      ADD_FAILURE() << "nothing was sent";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::watchdog);
+      const std::string expected = "no answer from rank " + std::to_string(peer) +
+                                   " (to send) (lost connections: rank " + std::to_string(peer);
+      EXPECT_NE(std::string(error.what()).find(expected), std::string::npos) << error.what();
+    }
+    EXPECT_LT(Clock::now() - start, std::chrono::seconds(30));
+  }
+  test::on_all_ranks(true);
+  comm.reset();
 }
 
 TEST(UcxCommunicator, OrderedSumOfMoreThanOneBlock) {
