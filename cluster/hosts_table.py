@@ -3,8 +3,10 @@
 
 Usage: hosts_table.py DIRECTORY --strategies LIST [--skip STEPS] [what was asked, for the record]
 
-Reads DIRECTORY/<strategy>/{metrics.jsonl,config.resolved.json,summary.json}. Seconds are those of a
-step without evaluation; bytes are sent to other ranks, all ranks together, per step.
+Reads DIRECTORY/<strategy>/{metrics.jsonl,config.resolved.json}. step s is the whole step, layer s the
+part in MoE layers, hidden the share of the time of token messages that no rank waited for. Bytes are
+per step, sent to other ranks, all ranks together: for tokens (forward and backward), for copies and
+their gradients, and for lists and placements.
 """
 
 import argparse
@@ -25,8 +27,9 @@ def read_run(folder, skip):
     def median(key):
         return statistics.median(step[key] for step in counted)
 
-    names = sorted(key for key in counted[0]
-                   if key.startswith("bytes_") and key != "bytes_per_token")
+    # bytes_per_token is dispatch, select, combine and backward together.
+    phases = [key for key in counted[0] if key.startswith("bytes_") and key != "bytes_per_token"]
+    sent = {key.removeprefix("bytes_"): median(key) * tokens for key in sorted(phases)}
     return {
         "steps": len(counted),
         "tokens_per_step": tokens,
@@ -34,8 +37,10 @@ def read_run(folder, skip):
         "step_seconds_min": min(seconds),
         "step_seconds_max": max(seconds),
         "all_step_seconds": seconds,
-        "bytes_per_step": {key.removeprefix("bytes_"): median(key) * tokens for key in names},
-        "total_bytes_per_step": median("bytes_per_token") * tokens,
+        "layer_seconds": median("layer_seconds"),
+        "hidden_share": median("hidden_share"),
+        "bytes_per_step": sent,
+        "token_bytes_per_step": median("bytes_per_token") * tokens,
         "lambda_candidate": median("lambda_candidate"),
         "lambda_selected": median("lambda_selected"),
         "loss": [step["loss"] for step in steps],
@@ -43,12 +48,16 @@ def read_run(folder, skip):
 
 
 def table(runs, first):
-    rows = [("strategy", "step s", "min", "max", "against " + first, "MB / step", "ranks / token")]
+    rows = [("strategy", "step s", "min", "max", "against " + first, "layer s", "hidden",
+             "tokens MB", "copies MB", "lists MB", "ranks / token")]
     base = runs[first]["step_seconds"]
     for name, run in runs.items():
+        sent = run["bytes_per_step"]
+        megabytes = [run["token_bytes_per_step"], sent["copies"], sent["lists"]]
         rows.append((name, f"{run['step_seconds']:.3f}", f"{run['step_seconds_min']:.3f}",
                      f"{run['step_seconds_max']:.3f}", f"{run['step_seconds'] / base:.2f}",
-                     f"{run['total_bytes_per_step'] / 1e6:.2f}", f"{run['lambda_candidate']:.2f}"))
+                     f"{run['layer_seconds']:.3f}", f"{run['hidden_share']:.0%}",
+                     *(f"{b / 1e6:.2f}" for b in megabytes), f"{run['lambda_candidate']:.2f}"))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(width) if i == 0 else cell.rjust(width)
                                for i, (cell, width) in enumerate(zip(row, widths)))

@@ -27,7 +27,7 @@ class Table(unittest.TestCase):
         self.addCleanup(self.temporary.cleanup)
 
     def write_run(self, name, seconds, dispatch, copies, loss):
-        """8 tokens a step; the bytes per token of a step are the step's number times the given."""
+        """8 tokens a step; bytes per token are the given times the number of the step."""
         folder = os.path.join(self.temporary.name, name)
         os.makedirs(folder)
         with open(os.path.join(folder, "config.resolved.json"), "w", encoding="utf-8") as file:
@@ -37,8 +37,10 @@ class Table(unittest.TestCase):
                 step = i + 1
                 json.dump({"step": step, "loss": loss, "tokens_per_second": 8 / s,
                            "lambda_candidate": 1.5, "lambda_selected": 1.25,
-                           "bytes_dispatch": dispatch * step, "bytes_copies": copies * step,
-                           "bytes_per_token": (dispatch + copies) * step}, file)
+                           "bytes_dispatch": 1e5 * dispatch * step,
+                           "bytes_copies": 1e5 * copies * step, "bytes_lists": 1e4 * step,
+                           "bytes_per_token": 2e5 * dispatch * step, "hidden_share": 0.25,
+                           "layer_seconds": s / 2}, file)
                 file.write("\n")
 
     def test_medians_bytes_and_spread(self):
@@ -49,14 +51,17 @@ class Table(unittest.TestCase):
              "--strategies", "copies,cover", "--skip", "2", "--hosts", "4", "--rate", "1gbit"],
             capture_output=True, text=True, timeout=60, check=True)
         lines = [line.split() for line in done.stdout.splitlines()]
-        self.assertEqual(lines[1], ["copies", "2.000", "1.000", "4.000", "1.00", "0.00", "1.50"])
-        self.assertEqual(lines[2], ["cover", "6.000", "4.000", "8.000", "3.00", "0.00", "1.50"])
+        self.assertEqual(lines[1], ["copies", "2.000", "1.000", "4.000", "1.00", "1.000", "25%",
+                                    "64.00", "3.20", "0.32", "1.50"])
+        self.assertEqual(lines[2], ["cover", "6.000", "4.000", "8.000", "3.00", "3.000", "25%",
+                                    "192.00", "0.00", "0.32", "1.50"])
         self.assertIn("medians of 3 steps of 8 tokens on 4 hosts", done.stdout)
         self.assertIn("1.0e-03", done.stdout)
         with open(os.path.join(self.temporary.name, "bench.json"), encoding="utf-8") as file:
             runs = json.load(file)["runs"]
-        self.assertEqual(runs["copies"]["bytes_per_step"], {"dispatch": 320, "copies": 32})
-        self.assertEqual(runs["copies"]["total_bytes_per_step"], 352)
+        self.assertEqual(runs["copies"]["bytes_per_step"],
+                         {"dispatch": 32e6, "copies": 3.2e6, "lists": 0.32e6})
+        self.assertEqual(runs["copies"]["token_bytes_per_step"], 64e6)
         self.assertEqual(runs["cover"]["all_step_seconds"], [8.0, 4.0, 6.0])
 
 
