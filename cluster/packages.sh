@@ -6,6 +6,7 @@ set -euo pipefail
 packages=(
   build-essential cmake ninja-build       # compiler, build
   libopenmpi-dev openmpi-bin              # MPI
+  libucx-dev                              # the other transport
   libopenblas-dev libhwy-dev              # matrix products, SIMD
   libhdf5-dev hdf5-tools libisal-dev      # checkpoints and traces, their checksums
   libmetis-dev                            # placement of codewords and experts

@@ -21,7 +21,7 @@ MAY_SEE = {
 
 # Third-party headers that exactly one folder wraps.
 ONLY_IN = {
-    r"(mpi|nccl)\.h|ucp?/": "comm",
+    r"(mpi|nccl)\.h|uc[mpst]/": "comm",
     r"hdf5|H5\w*\.h": "scheduler/store",
     r"isa-l/": "scheduler",
     r"boost/program_options": "apps",

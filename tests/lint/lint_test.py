@@ -96,6 +96,8 @@ class Layers(unittest.TestCase):
     def test_wrapped_libraries_are_refused_elsewhere(self):
         for path, header, owner in (("scheduler/a.cpp", "mpi.h", "comm"),
                                     ("comm/base/a.cpp", "mpi.h", "comm"),
+                                    ("apps/a.cpp", "ucp/api/ucp.h", "comm"),
+                                    ("scheduler/a.cpp", "ucs/type/status.h", "comm"),
                                     ("apps/a.cpp", "hdf5.h", "scheduler/store"),
                                     ("scheduler/a.cpp", "hdf5.h", "scheduler/store"),
                                     ("comm/a.cpp", "H5Dpublic.h", "scheduler/store"),
