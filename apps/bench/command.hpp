@@ -16,5 +16,6 @@ ExitCode run_kernels(int argc, char** argv);
 ExitCode run_expert_paths(int argc, char** argv);
 ExitCode run_layer(int argc, char** argv);
 ExitCode run_network(int argc, char** argv);
+ExitCode run_exchange(int argc, char** argv);
 
 }  // namespace airmoe::bench

@@ -18,6 +18,8 @@ constexpr Command kCommands[] = {
     {"expert-paths", "both expert paths over many shapes, against the cost model",
      run_expert_paths},
     {"layer", "the distributed MoE layer against full scoring; start it with mpirun", run_layer},
+    {"exchange", "a step of the MoE layer under each exchange strategy; start with mpirun",
+     run_exchange},
     {"network",
      "messages between ranks, sparse exchange against MPI_Alltoallv; start it with mpirun",
      run_network},
