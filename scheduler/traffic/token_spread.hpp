@@ -18,10 +18,9 @@ struct TokenRun {
 
 class TokenSpread {
  public:
-  /// Local. Tokens live where `home_rank` says, in trace order; one
-  /// micro-batch. Throws Error(ExitCode::bad_data) when a home rank is not
-  /// below `ranks`.
-  static TokenSpread recorded(std::span<const int32_t> home_rank, int ranks);
+  /// Local. Tokens live where `home_rank` says, in trace order; micro-batch u is the u-th block of
+  /// the trace. Throws Error(ExitCode::bad_data) when a home rank is not below `ranks`.
+  static TokenSpread recorded(std::span<const int32_t> home_rank, int ranks, int micro_batches);
   /// Local. Every token once: micro-batch u is the u-th block of the trace, and
   /// in it every rank has a contiguous block, as in training.
   static TokenSpread even(int64_t tokens, int ranks, int micro_batches);

@@ -11,6 +11,7 @@
 #include "scheduler/store/src/hdf5_file.hpp"
 #include "scheduler/store/src/helper_process.hpp"
 #include "scheduler/store/src/posix_file.hpp"
+#include "scheduler/store/study_file.hpp"
 #include "scheduler/store/trace.hpp"
 
 namespace airmoe::scheduler {
@@ -44,6 +45,7 @@ void take_root_attribute(StoredFile& file, Attribute&& a) {
 int64_t known_version(const std::string& format) {
   if (format == kCheckpointFormat) return kCheckpointVersion;
   if (format == kTraceFormat) return kTraceVersion;
+  if (format == kStudyFormat) return kStudyVersion;
   return 0;
 }
 
@@ -54,8 +56,8 @@ void check_format(const StoredFile& file) {
   }
   const int64_t known = known_version(file.format);
   if (known == 0) {
-    fail(ExitCode::bad_data, "{}: its format is `{}`; airmoe reads {} and {}", file.path,
-         file.format, kCheckpointFormat, kTraceFormat);
+    fail(ExitCode::bad_data, "{}: its format is `{}`; airmoe reads {}, {} and {}", file.path,
+         file.format, kCheckpointFormat, kTraceFormat, kStudyFormat);
   }
   if (file.version > known) {
     const AttributeValue* writer = file.attribute("/", "writer");

@@ -14,18 +14,16 @@ namespace airmoe::scheduler {
 
 class CopyTraffic {
  public:
-  CopyTraffic(const Placement& placement, const TrafficShape& shape, StepTraffic& traffic)
+  CopyTraffic(const Placement& placement, StepTraffic& traffic)
       : placement_(placement),
-        shape_(shape),
         traffic_(traffic),
         by_owner_(static_cast<std::size_t>(placement.ranks), 0) {}
 
-  /// `experts`: those that `holder` needs in the step. @return copies among
-  /// them
-  int64_t fetched(int holder, std::span<const uint64_t> experts) {
+  /// `experts`: those that `holder` needs `values` floats of in the step. @return copies among them
+  int64_t fetched(int holder, std::span<const uint64_t> experts, int64_t values) {
     return for_each_owner(holder, experts, [&](int owner, int64_t n) {
       traffic_.message(Channel::copy_requests, holder, owner, 4 * n);
-      traffic_.message(Channel::copy_values, owner, holder, 4 * n * shape_.values());
+      traffic_.message(Channel::copy_values, owner, holder, 4 * n * values);
     });
   }
   /// `experts`: those selected on `holder` in one micro-batch.
@@ -39,6 +37,7 @@ class CopyTraffic {
   void returned(int holder, std::span<const uint64_t> experts, int64_t bytes) {
     for_each_owner(holder, experts, [&](int owner, int64_t n) {
       traffic_.message(Channel::copy_gradients, holder, owner, bytes * n);
+      ++traffic_.at(Channel::copy_gradients, holder).messages;  // ids, then rows
     });
   }
 
@@ -57,7 +56,6 @@ class CopyTraffic {
   }
 
   const Placement& placement_;
-  const TrafficShape& shape_;
   StepTraffic& traffic_;
   std::vector<int64_t> by_owner_;
 };

@@ -70,13 +70,12 @@ class Expectation {
     between(Channel::copy_values, owner, holder, 4.0 * static_cast<double>(shape_.values()));
     between(Channel::copy_gradients, holder, owner,
             used * static_cast<double>(shape_.copy_gradient_bytes()));
-    if (!shape_.balance) return;
     between(Channel::usage_to_owner, holder, owner, 8 * batches);
     between(Channel::usage_to_copy, owner, holder, 4 * batches);
   }
   /// Copies come from about every rank: one message per phase and peer.
   void copy_messages(int micro_batches) {
-    const double phases = 3 + (shape_.balance ? 2 * micro_batches : 0);
+    const double phases = 4 + 2 * micro_batches;
     for (int r = 0; r < ranks_; ++r) {
       out_.rank[r].messages += phases * std::min(ranks() - 1, copies_[r]);
     }
@@ -166,17 +165,15 @@ void check(const EstimateInput& input, const Placement& placement) {
       input.length, input.active, placement.codewords(), placement.home.size());
 }
 
-// Combine and the backward's way there and back, with `extra` bytes per selected expert at the end.
+// Combine and the backward's way there.
 void add_selected_rows(Expectation& e, const TrafficShape& shape, const DrawChances& chances,
-                       const Visit& v, double extra) {
+                       const Visit& v) {
   const double tokens = v.tokens * e.remote();
   const double some = 1 - chances.none(v.candidates);
   e.from(Channel::combine, v.rank,
          tokens * return_bytes(shape, chances, shape.combine_width(), v.candidates));
   e.to(Channel::backward_dispatch, v.rank,
        tokens * some * static_cast<double>(shape.backward_bytes()));
-  e.from(Channel::backward_combine, v.rank,
-         tokens * (return_bytes(shape, chances, shape.dim, v.candidates) + extra));
   e.out().selected_ranks += v.tokens * some;
 }
 
@@ -218,11 +215,14 @@ StrategyEstimate estimate_cover(const EstimateInput& input, const Placement& pla
           e.from(Channel::scores, visit.rank, away * 4 * std::min(active, candidates));
           e.to(Channel::cuts, visit.rank, away * 16);
         }
-        add_selected_rows(e, shape, chances, visit, 0);
+        add_selected_rows(e, shape, chances, visit);
+        e.from(Channel::backward_combine, visit.rank,
+               away * return_bytes(shape, chances, shape.dim, visit.candidates));
       }
     }
   }
-  const double token_messages = (5 + (shared ? 2 : 0)) * (e.ranks() - 1) * input.micro_batches;
+  const double token_messages =
+      (5 + (shape.balance ? 1 : 0) + (shared ? 2 : 0)) * (e.ranks() - 1) * input.micro_batches;
   e.all(Channel::dispatch, 0, token_messages);
   e.lists(input, entries);
 
@@ -302,12 +302,10 @@ StrategyEstimate estimate_gather(const EstimateInput& input, const Placement& pl
     e.from(Channel::copy_values, r, 4 * others * of_owner[r] * static_cast<double>(shape.values()));
     e.to(Channel::copy_gradients, r,
          others * used_of_owner[r] * static_cast<double>(shape.copy_gradient_bytes()));
-    if (shape.balance) {
-      e.to(Channel::usage_to_owner, r, 8 * others * counted_of_owner[r]);
-      e.from(Channel::usage_to_copy, r, 4 * others * counted_of_owner[r]);
-    }
+    e.to(Channel::usage_to_owner, r, 8 * others * counted_of_owner[r]);
+    e.from(Channel::usage_to_copy, r, 4 * others * counted_of_owner[r]);
   }
-  const double phases = 3 + (shape.balance ? 2 * input.micro_batches : 0);
+  const double phases = 4 + 2 * input.micro_batches;
   e.all(Channel::copy_values, 0, phases * (e.ranks() - 1));
   const std::vector<double> entries(static_cast<std::size_t>(placement.ranks),
                                     present * static_cast<double>(input.length));
@@ -329,39 +327,43 @@ StrategyEstimate estimate_selected(const EstimateInput& input, const Placement& 
   const double tokens = sum(input.tokens);
   const double homes = placement.ranks * static_cast<double>(input.micro_batches);
   Expectation e(placement, shape);
-  std::vector<double> listed(static_cast<std::size_t>(input.experts), 0.0);
+  std::vector<double> listed(static_cast<std::size_t>(input.experts), -1.0);  // < 0: in no list
   for (int64_t g = 0; g < input.codewords(); ++g) {
     const double here = input.tokens[g];
     for (int64_t j = 0; j < input.length; ++j) {
-      listed[input.lists[g * input.length + j]] += here / e.ranks();
+      double& x = listed[input.lists[g * input.length + j]];
+      x = std::max(x, 0.0) + here / e.ranks();
     }
     for (int64_t i = 0; i < cover.size(g); ++i) {
       const Visit visit{cover.ranks(g)[i], cover.candidates(g)[i], here};
       const double some = 1 - chances.none(visit.candidates);
       const double selected = static_cast<double>(visit.candidates) * share;  // per token, there
       const double away = here * e.remote();
-      e.to(Channel::metadata, visit.rank, 8 * e.remote() * homes * occurs(here * some / homes));
+      e.to(Channel::metadata, visit.rank, 12 * e.remote() * homes * occurs(here * some / homes));
       e.to(Channel::dispatch, visit.rank,
            away * (some * static_cast<double>(4 * shape.dim + 4) + 8 * selected));
       e.pairs(visit.rank, 0, here * selected);
-      add_selected_rows(e, shape, chances, visit, 4 * selected);
+      add_selected_rows(e, shape, chances, visit);
+      e.from(Channel::backward_combine, visit.rank,
+             away * (some * static_cast<double>(shape.dim * shape.sum_bytes()) + 4 * selected));
     }
   }
   for (int r = 0; r < placement.ranks; ++r) {
     e.pairs(r, tokens / e.ranks() * static_cast<double>(input.length), 0);
-    e.from(Channel::lists, r, static_cast<double>(4 * shape.dim) * e.owned(r) * (e.ranks() - 1),
-           e.ranks() - 1);
   }
   const double gradient = static_cast<double>(4 + shape.dim * shape.sum_bytes());
+  const double others = e.ranks() - 1;
   for (int64_t x = 0; x < input.experts; ++x) {
-    const double used = occurs(listed[x] * share);
-    if (used > 0) {
-      e.to(Channel::copy_gradients, placement.home[x], (e.ranks() - 1) * used * gradient);
-    }
+    if (listed[x] < 0) continue;
+    const double used = input.active > 1 ? occurs(listed[x] * share) : 0;
+    e.to(Channel::copy_requests, placement.home[x], 4 * others);
+    e.from(Channel::copy_values, placement.home[x], static_cast<double>(4 * shape.dim) * others);
+    e.to(Channel::copy_gradients, placement.home[x], others * used * gradient);
   }
   const std::vector<double> none(static_cast<std::size_t>(placement.ranks), 0.0);
   e.lists(input, none);
-  e.all(Channel::dispatch, 0, (5.0 * input.micro_batches + 1) * (e.ranks() - 1));
+  e.all(Channel::dispatch, 0,
+        ((shape.balance ? 6.0 : 5.0) * input.micro_batches + 4) * (e.ranks() - 1));
   e.out().candidate_ranks = e.out().selected_ranks;
   return e.finish(tokens, machine);
 }

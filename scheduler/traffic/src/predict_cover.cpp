@@ -43,7 +43,7 @@ class CoverPrediction {
   StepPrediction run() {
     const bool copies = has_copies();
     BitRows in_batch(copies ? ranks_ : 0, trace_.experts), in_step(in_batch);
-    CopyTraffic copy_traffic(placement_, shape_, traffic());
+    CopyTraffic copy_traffic(placement_, traffic());
     for (int u = 0; u < spread_.micro_batches(); ++u) {
       present_classes_.clear();
       for (int h = 0; h < ranks_; ++h) add_home(u, h);
@@ -51,7 +51,7 @@ class CoverPrediction {
       in_batch.clear();
       for (const int64_t c : present_classes_) mark_selected(c, in_batch);
       for (int r = 0; r < ranks_; ++r) {
-        if (shape_.balance) copy_traffic.counted(r, in_batch.row(r));
+        copy_traffic.counted(r, in_batch.row(r));
         unite(in_step.row(r), in_batch.row(r));
       }
     }
@@ -65,7 +65,7 @@ class CoverPrediction {
       in_batch.clear();
       mark_candidates(in_batch);
       for (int r = 0; r < ranks_; ++r) {
-        result_.load[r].copies = copy_traffic.fetched(r, in_batch.row(r));
+        result_.load[r].copies = copy_traffic.fetched(r, in_batch.row(r), shape_.values());
       }
     }
     add_lists();
@@ -266,6 +266,7 @@ class CoverPrediction {
     });
     others(return_peers_, [&](int r) {
       count(Channel::combine, r);
+      if (shape_.balance) count(Channel::combine, r);
       count(Channel::backward_dispatch, h);
       count(Channel::backward_combine, r);
     });

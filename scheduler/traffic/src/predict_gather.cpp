@@ -22,7 +22,7 @@ StepPrediction predict_gather(const RoutingTrace& trace, const TokenSpread& spre
   add_lists_to_mergers(trace, placement, result.traffic);
 
   HomeSets sets(trace, spread);
-  CopyTraffic copies(placement, shape, result.traffic);
+  CopyTraffic copies(placement, result.traffic);
   BitRows candidates(1, trace.experts), in_batch(1, trace.experts), in_step(1, trace.experts);
   std::vector<bool> present(static_cast<std::size_t>(trace.codewords()));
   for (int h = 0; h < ranks; ++h) {
@@ -35,14 +35,14 @@ StepPrediction predict_gather(const RoutingTrace& trace, const TokenSpread& spre
       sets.add_candidates(u, h, candidates.row(0));
       sets.add_selected(u, h, in_batch.row(0));
       unite(in_step.row(0), in_batch.row(0));
-      if (shape.balance) copies.counted(h, in_batch.row(0));
+      copies.counted(h, in_batch.row(0));
       for (const TokenRun& run : spread.runs(u, h)) load.tokens += run.count;
       spread.for_each(u, h, [&](int64_t t) { present[trace.codeword[t]] = true; });
     }
     load.scored = load.tokens * trace.length;
     load.selected = load.tokens * trace.active;
     load.owned = owned[h];
-    load.copies = copies.fetched(h, candidates.row(0));
+    load.copies = copies.fetched(h, candidates.row(0), shape.values());
     copies.returned(h, in_step.row(0), shape.copy_gradient_bytes());
     result.tokens += load.tokens;
     // The lists of the codewords of its tokens come from their mergers.

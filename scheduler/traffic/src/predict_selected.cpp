@@ -45,7 +45,7 @@ StepPrediction selected_load(const RoutingTrace& trace, const TokenSpread& sprea
 
 namespace {
 
-// 8 bytes per (home, codeword, owner rank) with tokens.
+// 12 bytes per (home, codeword, owner rank) with tokens: codeword, tokens, pairs.
 void add_segments(const RoutingTrace& trace, const TokenSpread& spread, const OwnerCounts& owners,
                   StepTraffic& traffic) {
   const int ranks = spread.ranks();
@@ -65,8 +65,8 @@ void add_segments(const RoutingTrace& trace, const TokenSpread& spread, const Ow
       for (const int32_t g : present) {
         for_each_in(of_codeword.row(g), [&](int64_t r) {
           if (r == h) return;
-          traffic.at(Channel::metadata, h).sent += 8;
-          traffic.at(Channel::metadata, static_cast<int>(r)).received += 8;
+          traffic.at(Channel::metadata, h).sent += 12;
+          traffic.at(Channel::metadata, static_cast<int>(r)).received += 12;
         });
         unite(peers.row(0), of_codeword.row(g));
         const std::span<uint64_t> row = of_codeword.row(g);
@@ -78,23 +78,20 @@ void add_segments(const RoutingTrace& trace, const TokenSpread& spread, const Ow
   }
 }
 
-// Unit centroids to everyone; gradients of selected ones back to their owners.
+// Unit centroids of all candidates to everyone; gradients of selected ones back to their owners.
+// The gate of a single selected expert is 1 whatever its score, so K = 1 has none.
 void add_centroids(const RoutingTrace& trace, const TokenSpread& spread, const Placement& placement,
-                   const TrafficShape& shape, StepTraffic& traffic) {
-  const std::vector<int64_t> owned = owned_by_rank(placement);
-  for (int from = 0; from < placement.ranks; ++from) {
-    for (int to = 0; to < placement.ranks; ++to) {
-      if (from == to || owned[from] == 0) continue;
-      traffic.message(Channel::lists, from, to, 4 * shape.dim * owned[from]);
-    }
-  }
+                   const TrafficShape& shape, StepPrediction& result) {
+  CopyTraffic copies(placement, result.traffic);
+  BitRows listed(1, trace.experts), selected(1, trace.experts);
+  for (const int32_t e : trace.lists) listed.set(0, e);
   HomeSets sets(trace, spread);
-  CopyTraffic copies(placement, shape, traffic);
-  BitRows experts(1, trace.experts);
   for (int h = 0; h < placement.ranks; ++h) {
-    experts.clear();
-    for (int u = 0; u < spread.micro_batches(); ++u) sets.add_selected(u, h, experts.row(0));
-    copies.returned(h, experts.row(0), 4 + shape.dim * shape.sum_bytes());
+    result.load[h].centroids = copies.fetched(h, listed.row(0), shape.dim);
+    if (trace.active == 1) continue;
+    selected.clear();
+    for (int u = 0; u < spread.micro_batches(); ++u) sets.add_selected(u, h, selected.row(0));
+    copies.returned(h, selected.row(0), 4 + shape.dim * shape.sum_bytes());
   }
 }
 
@@ -106,7 +103,7 @@ StepPrediction predict_selected(const RoutingTrace& trace, const TokenSpread& sp
   StepPrediction result = selected_load(trace, spread, placement, owners);
   StepTraffic& traffic = result.traffic;
   add_lists_to_mergers(trace, placement, traffic);
-  add_centroids(trace, spread, placement, shape, traffic);
+  add_centroids(trace, spread, placement, shape, result);
   add_segments(trace, spread, owners, traffic);
   const auto rows = [&](Channel channel, bool from_home, auto&& bytes_of) {
     count_rows(trace, spread, owners, channel, from_home, bytes_of, traffic);
@@ -114,9 +111,13 @@ StepPrediction predict_selected(const RoutingTrace& trace, const TokenSpread& sp
   rows(Channel::dispatch, true, [&](int64_t n) { return 4 * shape.dim + 4 + 8 * n; });
   rows(Channel::combine, false,
        [&](int64_t n) { return shape.return_bytes(shape.combine_width(), n, trace.active); });
+  if (shape.balance) {  // one column more, in messages of its own
+    for (int r = 0; r < placement.ranks; ++r) traffic.at(Channel::combine, r).messages *= 2;
+  }
   rows(Channel::backward_dispatch, true, [&](int64_t) { return shape.backward_bytes(); });
-  rows(Channel::backward_combine, false,
-       [&](int64_t n) { return shape.return_bytes(shape.dim, n, trace.active) + 4 * n; });
+  rows(Channel::backward_combine, false, [&](int64_t n) {
+    return shape.dim * shape.sum_bytes() + 4 * n;  // with the gradient of each gate
+  });
   return result;
 }
 

@@ -27,19 +27,23 @@ void TokenSpread::add(int64_t token) {
   }
 }
 
-TokenSpread TokenSpread::recorded(std::span<const int32_t> home_rank, int ranks) {
-  TokenSpread spread(ranks, 1);
-  std::vector<std::vector<int64_t>> of_rank(static_cast<std::size_t>(ranks));
-  for (std::size_t t = 0; t < home_rank.size(); ++t) {
-    if (home_rank[t] < 0 || home_rank[t] >= ranks) {
-      fail(ExitCode::bad_data, "token {} has home rank {}, but there are {} ranks", t, home_rank[t],
-           ranks);
+TokenSpread TokenSpread::recorded(std::span<const int32_t> home_rank, int ranks,
+                                  int micro_batches) {
+  TokenSpread spread(ranks, micro_batches);
+  const BlockPartition batches{std::ssize(home_rank), micro_batches};
+  for (int u = 0; u < micro_batches; ++u) {
+    std::vector<std::vector<int64_t>> of_rank(static_cast<std::size_t>(ranks));
+    for (int64_t t = batches.begin(u); t < batches.end(u); ++t) {
+      if (home_rank[t] < 0 || home_rank[t] >= ranks) {
+        fail(ExitCode::bad_data, "token {} has home rank {}, but there are {} ranks", t,
+             home_rank[t], ranks);
+      }
+      of_rank[home_rank[t]].push_back(t);
     }
-    of_rank[home_rank[t]].push_back(static_cast<int64_t>(t));
-  }
-  for (const auto& tokens : of_rank) {
-    for (const int64_t t : tokens) spread.add(t);
-    spread.end_rank();
+    for (const auto& tokens : of_rank) {
+      for (const int64_t t : tokens) spread.add(t);
+      spread.end_rank();
+    }
   }
   return spread;
 }
