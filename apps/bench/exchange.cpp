@@ -100,8 +100,9 @@ void near_centre(const std::vector<float>& centre, int64_t cluster, const Random
   for (float& x : out) x = static_cast<float>(x * length / std::sqrt(square));
 }
 
-Buffer<float> make_tokens(const ExchangeOptions& o, const std::vector<float>& centre,
-                          int64_t first) {
+// Adds each token to the count of its cluster.
+Buffer<float> make_tokens(const ExchangeOptions& o, const std::vector<float>& centre, int64_t first,
+                          std::span<float> counts) {
   const int64_t d = o.model.dim;
   const RandomStream pick(o.seed, Purpose::test_data, 3), noise(o.seed, Purpose::test_data, 4);
   const auto hot =
@@ -114,6 +115,7 @@ Buffer<float> make_tokens(const ExchangeOptions& o, const std::vector<float>& ce
     auto cluster = std::min(choices - 1, static_cast<int64_t>(pick.uniform(2 * token + 1) *
                                                               static_cast<double>(choices)));
     if (is_hot) cluster = cluster * (o.model.codewords / hot);  // spread over the families
+    counts[cluster] += 1;
     near_centre(centre, cluster, noise, token, 0.75, std::sqrt(static_cast<float>(d)),
                 tokens.span().subspan(t * d, d));
   }
@@ -130,7 +132,8 @@ struct Run {
   std::map<std::string, double> phase_bytes;
 };
 
-void prepare(const ExchangeOptions& o, const std::vector<float>& centre, Run& run) {
+void prepare(const ExchangeOptions& o, const std::vector<float>& centre,
+             const std::vector<float>& counts, Run& run) {
   MoeLayer& layer = *run.layer;
   const RandomStream noise(o.seed, Purpose::test_data, 5);
   const int64_t d = o.model.dim;
@@ -144,7 +147,7 @@ void prepare(const ExchangeOptions& o, const std::vector<float>& centre, Run& ru
   router::Codebook& codebook = layer.codebook();
   std::copy(centre.begin(), centre.end(), codebook.codewords().data);
   std::copy(centre.begin(), centre.end(), codebook.sums().data);
-  std::fill(codebook.counts().begin(), codebook.counts().end(), 1.0f);
+  std::copy(counts.begin(), counts.end(), codebook.counts().begin());
   layer.set_codebook_initialised();
 }
 
@@ -169,7 +172,9 @@ ExitCode bench_exchange(const ExchangeOptions& o, comm::Communicator& inner) {
   const int64_t n = o.tokens_per_rank;
   const int64_t d = o.model.dim;
   const std::vector<float> centre = centres(o);
-  const Buffer<float> tokens = make_tokens(o, centre, n * comm.rank());
+  std::vector<float> counts(o.model.codewords, 0.0f);
+  const Buffer<float> tokens = make_tokens(o, centre, n * comm.rank(), counts);
+  comm.all_reduce(std::span<float>(counts), comm::Reduction::sum);
   const ConstMatrix hidden(tokens.data(), n, d);
   Buffer<float> y(n * d), d_hidden(n * d), d_y(n * d);
   RandomStream(o.seed, Purpose::test_data, 6)
@@ -184,7 +189,7 @@ ExitCode bench_exchange(const ExchangeOptions& o, comm::Communicator& inner) {
     runs[i].layer =
         std::make_unique<MoeLayer>(comm, o.model, 0, o.seed, runs[i].parameters,
                                    experts::Path::automatic, sums, strategies[i].second);
-    prepare(o, centre, runs[i]);
+    prepare(o, centre, counts, runs[i]);
   }
   scheduler::MicroBatch batch;
   batch.range = {n * comm.size(), n * comm.rank()};

@@ -92,7 +92,7 @@ class PlacementStep {
   Buffer<int32_t> lists_, previous_lists_;  // [G, M]
   std::vector<double> tokens_;              // [G] per optimizer step
   int64_t micro_batches_ = 1;
-  Placement without_copies_, with_copies_;  // as planned last
+  std::vector<Placement> before_;  // as planned last, by copy budget
 };
 
 }  // namespace airmoe::scheduler

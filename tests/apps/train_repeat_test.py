@@ -36,6 +36,45 @@ class RankCount(TrainTest):
                    "--shortlist", 64)
 
 
+class Exchange(TrainTest):
+    """No strategy, budget, placement or chunking changes a bit of what is trained."""
+    OPTIONS = ["--steps", 40, "--lr", 0.01, "--warmup", 2, "--eval-every", 0]
+    STRATEGIES = [("block", 3, "cover", 1, ["--move-homes", "no"]),
+                  ("homes", 4, "cover", 1, ["--replan-every", 5]),
+                  ("copies", 2, "cover", 1.5, ["--overlap-chunks", 1]),
+                  ("more", 3, "cover", 3, ["--replan-every", 7]),
+                  ("micro", 3, "cover", 2, ["--overlap-chunks", 7]),
+                  ("selected", 3, "selected", 1, []),
+                  ("selected4", 4, "selected", 1, ["--overlap-chunks", 1]),
+                  ("gather", 3, "gather", 1, []),
+                  ("auto", 4, "auto", 4, [])]
+
+    def test_every_strategy_trains_the_same(self):
+        one = self.train(1, "one", *self.OPTIONS)
+        want = datasets(one.checkpoint(40))
+        runs = in_parallel([
+            lambda s=s: self.train(s[1], s[0], *self.OPTIONS, "--exchange", s[2], "--copy-budget",
+                                   s[3], *s[4]) for s in self.STRATEGIES])
+        for (name, *_), run in zip(self.STRATEGIES, runs):
+            with self.subTest(name):
+                self.assert_close_losses(run, one, TOLERANCE)
+                got = datasets(run.checkpoint(40))
+                self.assertEqual(set(got), set(want))
+                for path, values in want.items():
+                    self.assertTrue((got[path] == values).all(), path)
+        self.assertEqual(runs[0].metrics()[-1]["bytes_copies"], 0)
+        self.assertGreater(runs[3].metrics()[-1]["bytes_copies"], 0)
+        self.assertEqual(runs[7].metrics()[-1]["bytes_per_token"], 0)
+
+    def test_a_cap_on_ranks_changes_the_lists(self):
+        capped, free = in_parallel([
+            lambda: self.train(4, "capped", "--steps", 4, "--rank-cap", 1, "--shortlist", 32,
+                               "--copy-budget", 1, "--exchange", "cover"),
+            lambda: self.train(4, "free", "--steps", 4, "--shortlist", 32)])
+        self.assertEqual(capped.metrics()[-1]["lambda_candidate"], 1.0)
+        self.assertNotEqual(capped.losses()[4], free.losses()[4])
+
+
 class Repetition(TrainTest):
     OPTIONS = ["--schedule-steps", 10, "--lr", 0.02, "--eval-every", 4]
 

@@ -165,25 +165,26 @@ void PlacementStep::choose(const Shortlists& lists, std::span<const float> token
   for (double& n : tokens_) n *= static_cast<double>(micro_batches);
 
   const bool any = config_.exchange == Exchange::automatic;
-  const bool may_copy = config_.copy_budget > 1.0;
+  const bool cover = any || config_.exchange == Exchange::cover;
   std::vector<Option> options;
-  if (any || config_.exchange == Exchange::selected || !may_copy) {
-    if (config_.move_homes) {
-      without_copies_ = make(1.0, without_copies_);
-    } else {
-      without_copies_ = owners_only(comm_.size(), lists.codewords(), homes);
-    }
-    if (any || config_.exchange == Exchange::cover) {
-      consider(options, Exchange::cover, without_copies_);
-    }
-    if (any || config_.exchange == Exchange::selected) {
-      consider(options, Exchange::selected,
-               owners_only(comm_.size(), lists.codewords(), without_copies_.home));
-    }
+  // The budget is a bound: fewer copies may be cheaper.
+  std::vector<double> budgets = {1.0};
+  if (cover && config_.copy_budget > 1.0) {
+    budgets.push_back(1.0 + (config_.copy_budget - 1.0) / 3.0);
+    budgets.push_back(config_.copy_budget);
   }
-  if (may_copy && (any || config_.exchange == Exchange::cover)) {
-    with_copies_ = make(config_.copy_budget, with_copies_);
-    consider(options, Exchange::cover, with_copies_);
+  before_.resize(budgets.size());
+  for (std::size_t i = 0; i < budgets.size(); ++i) {
+    if (i == 0 && !config_.move_homes) {
+      before_[i] = owners_only(comm_.size(), lists.codewords(), homes);
+    } else {
+      before_[i] = make(budgets[i], before_[i]);
+    }
+    if (cover) consider(options, Exchange::cover, before_[i]);
+  }
+  if (any || config_.exchange == Exchange::selected) {
+    consider(options, Exchange::selected,
+             owners_only(comm_.size(), lists.codewords(), before_[0].home));
   }
   if (any) {
     consider(options, Exchange::gather, owners_only(comm_.size(), lists.codewords(), homes));
