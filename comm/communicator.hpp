@@ -114,11 +114,10 @@ class Communicator {
     return exchange_staged(tag);
   }
 
-  /// Collective. Sends messages to ranks that do not expect them: only the sender names its peers,
-  /// and ranks with nothing to say send nothing. Messages of zero elements are not sent; a message
-  /// to oneself is copied. `inbox` is replaced by what arrived, in source order (messages of one
-  /// source in the order they were sent), contiguous. Costs one barrier of latency whatever the
-  /// rank count.
+  /// Collective. Sends messages to ranks that do not expect them: only the sender names its peers.
+  /// Messages of zero elements are not sent; a message to oneself is copied. `inbox` is replaced by
+  /// what arrived, in source order (messages of one source in the order they were sent), contiguous.
+  /// A rank returns when it has all its messages, perhaps before others have theirs: no barrier.
   template <Element T>
   void sparse_exchange(std::type_identity_t<std::span<const Send<T>>> sends, Inbox<T>& inbox) {
     stage<T>(sends, {});

@@ -1,5 +1,5 @@
 #pragma once
-// What every backend of Communicator must do. A backend's test file instantiates the two suites
+// What every backend of Communicator must do. A backend's test file instantiates the three suites
 // with one or more Backends; every rank derives the whole world's traffic, so each knows what must
 // arrive.
 
@@ -64,5 +64,6 @@ class ContractTest : public ::testing::TestWithParam<Backend> {
 
 class CollectiveContract : public ContractTest {};
 class ExchangeContract : public ContractTest {};
+class SparseContract : public ContractTest {};
 
 }  // namespace airmoe::comm

@@ -37,6 +37,7 @@ const auto kBackends =
 
 INSTANTIATE_TEST_SUITE_P(Mpi, CollectiveContract, kBackends, backend_name);
 INSTANTIATE_TEST_SUITE_P(Mpi, ExchangeContract, kBackends, backend_name);
+INSTANTIATE_TEST_SUITE_P(Mpi, SparseContract, kBackends, backend_name);
 
 TEST(MpiCommunicator, OrderedSumOfMoreThanOneBlock) {
   check_ordered_sum<float>(test::world(), (int64_t{8} << 20) + 13);

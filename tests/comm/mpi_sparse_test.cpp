@@ -2,7 +2,7 @@
 // message cut, and their choice.
 
 #include "comm/mpi_communicator.hpp"
-#include "tests/comm/exchange_contract.hpp"
+#include "tests/comm/sparse_contract.hpp"
 
 namespace airmoe::comm {
 namespace {
@@ -39,7 +39,7 @@ const auto kBackends =
                       backend("one_node_odd", SparseAlgorithm::node_aware, 0, kOdd, true),
                       backend("nodes_of_2_odd", SparseAlgorithm::node_aware, 2, kOdd, false));
 
-INSTANTIATE_TEST_SUITE_P(Mpi, ExchangeContract, kBackends, backend_name);
+INSTANTIATE_TEST_SUITE_P(Mpi, SparseContract, kBackends, backend_name);
 
 /// Messages of 1 to 50 bytes in pieces of at most 8, the smallest allowed.
 TEST(SparseAlgorithm, TinyPieces) {

@@ -47,6 +47,7 @@ const auto kBackends =
 
 INSTANTIATE_TEST_SUITE_P(Ucx, CollectiveContract, kBackends, backend_name);
 INSTANTIATE_TEST_SUITE_P(Ucx, ExchangeContract, kBackends, backend_name);
+INSTANTIATE_TEST_SUITE_P(Ucx, SparseContract, kBackends, backend_name);
 
 TEST(UcxCommunicator, RefusesBadOptions) {
   EXPECT_THROW(make_ucx_communicator({.deadline_seconds = 0}), Error);

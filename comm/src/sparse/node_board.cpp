@@ -7,9 +7,10 @@ namespace airmoe::comm {
 namespace {
 
 constexpr int64_t kLine = 64;                       // bytes of a cache line
-constexpr int64_t kBoardBytes = int64_t{16} << 20;  // of a node, wanted
+constexpr int64_t kBoardBytes = int64_t{33} << 20;  // of a node, wanted; touched only where used
 constexpr int64_t kLeastSlot = 512;
-constexpr int64_t kMostSlot = int64_t{64} << 10;
+// A message of 64 KiB fits. Beyond, MPI copies in pieces, the two sides at the same time.
+constexpr int64_t kMostSlot = (int64_t{64} << 10) + kLine;
 constexpr int kLooksBetweenProgress = 8;
 
 int64_t slot_bytes_for(int64_t ranks) {
