@@ -80,14 +80,15 @@ TEST_P(SparseContract, ShortAndLongMessagesAndSelf) {
 TEST_P(SparseContract, ManyMessagesToOnePeer) {
   Inbox<int64_t> inbox;
   for (const auto& [num_messages, count] : {std::pair{2, 40}, {500, 1}, {500, 40}, {9000, 1}}) {
-    const auto n = static_cast<std::size_t>(num_messages);
-    check_sparse(
-        *comm_, inbox,
-        [=, this, count = int64_t{count}](int from, int to) {
-          return to == size_ - 1 ? std::vector<int64_t>(n + static_cast<std::size_t>(from), count)
-                                 : std::vector<int64_t>{};
-        },
-        num_messages);
+    const auto sizes = [=, n = num_messages, least = int64_t{count}, last = size_ - 1](int from,
+                                                                                       int to) {
+      std::vector<int64_t> counts(to == last ? static_cast<std::size_t>(n + from) : 0, least);
+      for (std::size_t k = 0; k < counts.size(); ++k) {
+        counts[k] += (static_cast<int64_t>(k) * 7 + from) % 4;
+      }
+      return counts;
+    };
+    check_sparse(*comm_, inbox, sizes, num_messages);
   }
 }
 
