@@ -6,7 +6,9 @@
 
 #include "apps/common/run_main.hpp"
 #include "apps/study/report.hpp"
+#include "apps/study/run_strategies.hpp"
 #include "comm/base/blas.hpp"
+#include "comm/mpi_communicator.hpp"
 #include "scheduler/store/trace_reader.hpp"
 
 namespace airmoe::study {
@@ -82,8 +84,15 @@ ExitCode run(int argc, char** argv, const comm::MpiEnvironment& environment) {
   const auto options = parse_study_options(argc, argv, environment.rank() == 0);
   if (!options) return ExitCode::ok;
   const Options& o = *options;
+  if (o.run) {
+    comm::MpiOptions mpi;
+    mpi.deadline_seconds = o.deadline_seconds;
+    const auto comm = comm::make_mpi_communicator(mpi);
+    return run_strategies(o, *comm);
+  }
   if (environment.size() > 1) {
-    fail(ExitCode::usage, "started on {} ranks: a study is one process, start it without mpirun",
+    fail(ExitCode::usage,
+         "started on {} ranks: a study is one process; start it without mpirun, or give --run",
          environment.size());
   }
   const Progress progress(o.progress);

@@ -1,5 +1,6 @@
 #include "apps/study/study_options.hpp"
 
+#include <algorithm>
 #include <charconv>
 
 #include <unistd.h>
@@ -120,6 +121,27 @@ po::options_description machine_group(Options& o, Texts& t) {
   return group;
 }
 
+po::options_description run_group(Options& o) {
+  po::options_description group("Run", 100, 60);
+  group.add_options()("run", po::bool_switch(&o.run),
+                      "under mpirun: run the strategies on made-up tokens and compare the bytes "
+                      "that were counted with the prediction. Defaults are then E 16384, K 64, M "
+                      "512, G 128, d 64, 512 tokens per rank, budgets 2 and 4");
+  add(group, "run-steps", "N", o.run_steps, "steps to take the median time of (3)");
+  add(group, "deadline", "SECONDS", o.deadline_seconds,
+      "longest wait for other ranks inside one call (600)");
+  return group;
+}
+
+// Shapes that take seconds rather than minutes.
+void set_run_defaults(Options& o, Texts& t) {
+  o.trace_experts = 16384;
+  o.synthetic.active = 64;
+  o.synthetic.length = 512;
+  o.synthetic.codewords = 128;
+  t.tokens = "512";
+}
+
 po::options_description output_group(Options& o, Texts& t) {
   po::options_description group("Output", 100, 60);
   add(group, "csv", "FILE", o.csv, "all rows with bytes of every channel");
@@ -155,6 +177,15 @@ void check(Options& o, bool synthetic, const po::variables_map& given) {
       fail(ExitCode::usage, "--{} chooses from a trace; give --trace FILE", option);
     }
   }
+  if (o.run && (!o.hdf5.empty() || !o.plots.empty())) {
+    fail(ExitCode::usage, "--run prints its table and writes --csv, neither --hdf5 nor --plots");
+  }
+  if (o.run && o.tokens_per_rank.front() == 0) {
+    fail(ExitCode::usage, "--tokens-per-rank 0: --run makes its own tokens, give at least 1");
+  }
+  if (!o.run && (given.count("run-steps") != 0 || given.count("deadline") != 0)) {
+    fail(ExitCode::usage, "--run-steps and --deadline are for --run");
+  }
   if (o.trace_experts) o.synthetic.experts = *o.trace_experts;
   o.synthetic.seed = o.seed;
   if (o.trace.empty()) o.synthetic.validate();
@@ -181,9 +212,11 @@ std::optional<Options> parse_study_options(int argc, char** argv, bool print) {
   Options o;
   Texts t{"2,4,8,16,32,64,128,256,512,1024", "auto", "8192", "time", "auto", ""};
   bool synthetic = false;
+  const auto is_run = [](const char* word) { return std::string_view(word) == "--run"; };
+  if (std::any_of(argv, argv + argc, is_run)) set_run_defaults(o, t);
   po::options_description all("Options", 100, 60);
   all.add(input_group(o, synthetic)).add(model_group(o)).add(sweep_group(o, t));
-  all.add(machine_group(o, t)).add(output_group(o, t));
+  all.add(machine_group(o, t)).add(run_group(o)).add(output_group(o, t));
   const apps::Usage usage = {
       "airmoe-study", "airmoe-study --trace FILE [OPTIONS]",
       "Counts what every exchange strategy and some other libraries would send, for many rank\n"

@@ -1,4 +1,4 @@
-"""airmoe-study on small routings: the table, its files, its refusals. Usage: study_test.py PROGRAMS
+"""airmoe-study on small routings: the table, its files, its refusals. Usage: study_test.py PROGRAMS MPIEXEC
 
 The routing is made here, so bytes of some rows are counted here too.
 """
@@ -18,6 +18,7 @@ TOP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 sys.path.insert(0, os.path.join(TOP, "apps", "plot"))
 import plot_study  # noqa: E402
 
+MPIEXEC = sys.argv.pop(2)
 PROGRAMS = sys.argv.pop(1)
 E, K, M, G, T, D = 60, 4, 20, 6, 96, 16
 
@@ -161,6 +162,37 @@ class Study(unittest.TestCase):
         self.assertTrue(os.path.exists(self.path("plots/crossover.png")))
         self.assertEqual(plot_study.main([self.trace]), plot_study.EXIT_BAD_DATA)
 
+    def run_on(self, ranks, *options, code=0):
+        run = subprocess.run([MPIEXEC, "-n", str(ranks), os.path.join(PROGRAMS, "airmoe-study"),
+                              *options], capture_output=True, text=True, timeout=200)
+        self.assertEqual(run.returncode, code, run.stdout + run.stderr)
+        return run.stdout + run.stderr
+
+    def test_measured_is_predicted(self):
+        small = ("--experts", "600", "--active", "8", "--shortlist", "60", "--codewords", "20",
+                 "--dim", "12", "--tokens-per-rank", "40", "--run-steps", "1")
+        for ranks, more in ((2, ("--micro-batches", "3")), (3, ("--sum-precision", "f32")),
+                            (4, ("--expert-activation", "swiglu", "--expert-dim", "2")),
+                            (8, ("--copy-budget", "1.5,3,8", "--jitter", "0"))):
+            path = self.path(f"run{ranks}.csv")
+            text = self.run_on(ranks, "--run", *small, *more, "--csv", path)
+            self.assertIn("SYNTHETIC", text)
+            self.assertNotIn("DIFFERENT", text)
+            with open(path, encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+            for row in rows:
+                self.assertEqual(row["measured_bytes"], row["predicted_bytes"], row)
+            total = {r["strategy"]: int(r["measured_bytes"]) for r in rows if r["phase"] == "total"}
+            self.assertLessEqual({"cover, blocks", "cover, no copies", "cover, budget "
+                                  + ("3" if ranks == 8 else "2"), "gather", "selected"},
+                                 set(total))
+            self.assertTrue(all(total.values()), total)
+
+    def test_ranks_are_for_run(self):
+        text = self.run_on(2, *self.common("--ranks", "2"), code=64)
+        self.assertEqual(text.count("airmoe-study: error:"), 1, text)
+        self.assertIn("--run", text)
+
     def refused(self, *options, code, text):
         error = self.study(*options, code=code)
         self.assertEqual(error.count("\n"), 1, error)
@@ -183,6 +215,10 @@ class Study(unittest.TestCase):
         self.refused(*self.common("--csv", self.path("none/study.csv")), code=74, text="none")
         self.refused("--synthetic", "--experts", "10", code=64, text="--shortlist 2048")
         self.refused("--trace", self.path("none.h5"), code=74, text="none.h5")
+        self.refused(*self.common("--run"), code=64, text="--run")
+        self.refused(*self.common("--deadline", "3"), code=64, text="--run")
+        self.refused("--run", "--tokens-per-rank", "0", code=64, text="--tokens-per-rank 0")
+        self.refused("--run", "--hdf5", "x.h5", code=64, text="--hdf5")
 
     def test_bad_traces(self):
         bad = self.path("bad.h5")
