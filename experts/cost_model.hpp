@@ -26,8 +26,8 @@ struct PathShape {
 using DenseUnits = std::array<double, 4>;
 using GroupedUnits = std::array<double, 6>;
 
-/// Multiply-adds of panel products (scores and gradients) in tiles, padding included; multiply-adds
-/// of pair_combine; expert row elements read or changed; those of them beyond the cache.
+/// Multiply-adds of scores in tiles, padding included; multiply-adds of pairs in double (sums per
+/// token and per row); expert row elements read or changed; those of them beyond the cache.
 DenseUnits dense_units(const PathShape& shape);
 /// Multiply-adds of pairs, padding included; token row elements read or changed; those of them
 /// beyond the cache; expert row elements read or changed; hidden units of pairs; pairs sorted.
@@ -36,13 +36,13 @@ GroupedUnits grouped_units(const PathShape& shape);
 /// Seconds per unit, forward and backward together, on one core of an Intel Xeon (Sapphire Rapids,
 /// AVX-512, 2 MiB second-level cache). Fitted by non-negative least squares of the relative error
 /// (apps/bench/fit_cost_model.py) to the 142 shapes of `airmoe-bench expert-paths`, 64 to 4,096
-/// tokens, tables of 1 to 64 MiB: rms error 19 % for dense, 21 % for grouped. The choice is right
-/// for 92 % of those shapes and costs at most a factor of 1.45, 1.2 % in the mean (always
-/// grouped: 16 %, always dense: 57 %). Measured on a machine with other work on it. Only ratios
-/// matter for the choice. Fit again after changing a kernel.
-inline constexpr DenseUnits kDenseSeconds = {1.50e-11, 1.90e-10, 6.30e-11, 1.63e-10};
-inline constexpr GroupedUnits kGroupedSeconds = {3.39e-11, 1.53e-10, 1.76e-10,
-                                                 2.98e-10, 2.38e-09, 3.24e-08};
+/// tokens, tables of 1 to 64 MiB: rms error 24 % for dense, 21 % for grouped. The choice is right
+/// for 87 % of those shapes and costs at most a factor of 1.58, 1.9 % in the mean (always grouped:
+/// 13 %, always dense: 45 %). Measured on a machine busy with other work. Only ratios matter for
+/// the choice. Fit again after changing a kernel.
+inline constexpr DenseUnits kDenseSeconds = {1.56e-11, 1.23e-10, 3.62e-10, 0.0};
+inline constexpr GroupedUnits kGroupedSeconds = {4.20e-11, 1.10e-10, 3.14e-10,
+                                                 3.96e-10, 1.90e-09, 1.03e-07};
 
 /// Predicted seconds of forward and backward.
 double dense_seconds(const PathShape& shape);

@@ -40,11 +40,12 @@ DenseUnits dense_units(const PathShape& shape) {
   // Candidates that at least one token of the block selects, if tokens select independently.
   const double share = std::clamp(shape.active / shape.candidates, 0.0, 1.0);
   const double rows = shape.candidates * (1 - std::pow(1 - share, block)) * m;
-  const double row_elements = 3 * matrices(shape) * blocks * rows * d;
+  // Gradients are in double: two floats.
+  const double row_elements = 4 * matrices(shape) * blocks * rows * d;
   // Another codeword follows with other rows of the tables and of their gradients.
-  const double tables = 2 * matrices(shape) * shape.experts * m * d * sizeof(float);
-  return {2 * matrices(shape) * blocks * rows * d * lanes,
-          matrices(shape) * shape.tokens * shape.active * m * d, row_elements,
+  const double tables = 3 * matrices(shape) * shape.experts * m * d * sizeof(float);
+  return {matrices(shape) * blocks * rows * d * lanes,
+          2 * matrices(shape) * shape.tokens * shape.active * m * d, row_elements,
           row_elements * missing_share(tables)};
 }
 
@@ -61,7 +62,7 @@ GroupedUnits grouped_units(const PathShape& shape) {
   return {token_elements * units,
           token_elements,
           token_elements * missing_share(tokens),
-          3 * matrices(shape) * touched * static_cast<double>(shape.expert_dim) * d,
+          4 * matrices(shape) * touched * static_cast<double>(shape.expert_dim) * d,
           pairs * units,
           pairs};
 }
