@@ -18,7 +18,7 @@ std::shared_ptr<Communicator> make_plain(double deadline_seconds) {
 }
 
 std::shared_ptr<Communicator> make_in_pieces(double deadline_seconds) {
-  return make_ucx_communicator({.deadline_seconds = deadline_seconds, .max_message_bytes = 8});
+  return make_ucx_communicator({.deadline_seconds = deadline_seconds, .max_message_bytes = 24});
 }
 
 /// Every rank a node of its own: endpoints with error handling, over the transports of a network.
