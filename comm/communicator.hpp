@@ -116,8 +116,9 @@ class Communicator {
 
   /// Collective. Sends messages to ranks that do not expect them: only the sender names its peers.
   /// Messages of zero elements are not sent; a message to oneself is copied. `inbox` is replaced by
-  /// what arrived, in source order (messages of one source in the order they were sent), contiguous.
-  /// A rank returns when it has all its messages, perhaps before others have theirs: no barrier.
+  /// what arrived, in source order (messages of one source in the order they were sent),
+  /// contiguous. A rank returns when it has all its messages, perhaps before others have theirs: no
+  /// barrier.
   template <Element T>
   void sparse_exchange(std::type_identity_t<std::span<const Send<T>>> sends, Inbox<T>& inbox) {
     stage<T>(sends, {});

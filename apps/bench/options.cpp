@@ -38,8 +38,8 @@ void add_run_options(po::options_description& options, Repeats& repeats, uint64_
       "json", po::value(&json)->value_name("FILE"), "write the results there too");
 }
 
-bool parse(int argc, char** argv, const std::string& about,
-           const po::options_description& options, bool print) {
+bool parse(int argc, char** argv, const std::string& about, const po::options_description& options,
+           bool print) {
   const apps::Usage usage{.program = "airmoe-bench",
                           .synopsis = fmt::format("airmoe-bench {} [OPTIONS]", argv[0]),
                           .about = about};
