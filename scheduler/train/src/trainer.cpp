@@ -370,7 +370,7 @@ ExitCode Trainer::run() {
       report.bytes_copies = sums.bytes_copies / sums.tokens;
       report.bytes_lists = sums.bytes_lists / sums.tokens;
       report.hidden_share =
-          sums.exchange_seconds > 0 ? 1.0 - sums.waited_seconds / sums.exchange_seconds : 0.0;
+          report.bytes_dispatch > 0 ? 1.0 - sums.waited_seconds / sums.exchange_seconds : 0.0;
       report.layer_seconds = sums.layer_seconds / comm_.size();
       for (auto& layer : model_->moe_layers()) {
         report.codewords_revived += layer->counters().revived_codewords;
