@@ -11,13 +11,9 @@
 namespace airmoe::scheduler::placement {
 namespace {
 
-constexpr int64_t kNeighbours = 64;     // edges that a vertex asks for
-constexpr double kPairsLooked = 1.6e7;  // (part, part) pairs looked at to weigh edges
+constexpr int64_t kNeighbours = 64;   // edges that a vertex asks for
+constexpr double kPairsLooked = 1e7;  // (part, part) pairs looked at to weigh edges
 constexpr double kWeightScale = 256, kTokenScale = 1e6;  // METIS wants integers
-
-bool sampled(int64_t expert, int64_t stride) {
-  return static_cast<int64_t>((static_cast<uint32_t>(expert) * 2654435761u) >> 8) % stride == 0;
-}
 
 struct Edge {
   int32_t from, to;
@@ -31,7 +27,9 @@ struct Edge {
 
 /// Both directions of the heaviest edges of every vertex, sorted.
 std::vector<Edge> edges(const PlanInput& input, const Parts& parts, const InvertedLists& lists) {
-  const int64_t stride = std::max<int64_t>(1, std::llround(lists.pairs() / kPairsLooked));
+  // A multiple of the lists' own stride: a sample of their sample.
+  const int64_t stride =
+      lists.stride() * std::max<int64_t>(1, std::llround(lists.pairs() / kPairsLooked));
   const auto vertices = static_cast<std::size_t>(parts.count());
   std::vector<float> weight(vertices);
   std::vector<int32_t> touched;
@@ -41,7 +39,7 @@ std::vector<Edge> edges(const PlanInput& input, const Parts& parts, const Invert
     touched.clear();
     const int32_t* list = input.lists.data() + parts.codeword[p] * input.length;
     for (int64_t j = 0; j < input.length; ++j) {
-      if (!sampled(list[j], stride)) continue;
+      if (!InvertedLists::in_sample(list[j], stride)) continue;
       const float each = 1.0f / static_cast<float>(lists.count(list[j]));
       for (const int32_t q : lists.parts_of(list[j])) {
         if (weight[q] == 0) touched.push_back(q);

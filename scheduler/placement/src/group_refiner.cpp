@@ -7,6 +7,9 @@
 namespace airmoe::scheduler::placement {
 namespace {
 
+// Experts that a sweep must save, as a share of all, for another one to follow.
+constexpr double kLeastSaved = 2e-3;
+
 std::vector<int32_t> counts(const InvertedLists& lists, int64_t experts) {
   std::vector<int32_t> count(static_cast<std::size_t>(experts));
   for (int64_t e = 0; e < experts; ++e) count[e] = static_cast<int32_t>(lists.count(e));
@@ -66,6 +69,7 @@ void GroupRefiner::move(int32_t part, int to) {
   sole_[part] = 0;
   for (int64_t j = 0; j < input_.length; ++j) {
     const int32_t e = list[j];
+    if (!lists_.sampled(e)) continue;
     const int left = users_.release(e, from), there = users_.use(e, to);
     if (left == 0) {
       for (const int32_t p : lists_.parts_of(e)) --present_[int64_t{p} * groups_ + from];
@@ -106,7 +110,7 @@ void GroupRefiner::run(int sweeps) {
       saved += now - least;
       move(p, best);
     }
-    if (saved < 1e-4 * static_cast<double>(input_.experts)) break;
+    if (saved < kLeastSaved * static_cast<double>(input_.experts / lists_.stride())) break;
   }
 }
 

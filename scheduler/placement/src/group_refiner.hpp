@@ -26,13 +26,12 @@ class GroupRefiner {
 
   /// Group of each part. Shape: [parts]
   const std::vector<int32_t>& group() const { return group_; }
-  /// Experts that each group needs. Shape: [groups]
-  std::span<const int64_t> experts() const { return users_.rows(); }
 
  private:
   /// Experts that the group would not need without the part.
   int64_t missing(int64_t part, int group) const {
-    return group == group_[part] ? sole_[part] : input_.length - present_[part * groups_ + group];
+    return group == group_[part] ? sole_[part]
+                                 : lists_.length(part) - present_[part * groups_ + group];
   }
   double overload(int64_t part, int group) const;
   void move(int32_t part, int to);

@@ -28,9 +28,16 @@ class Holders {
   bool has_homes() const { return has_homes_; }
 
   std::span<const Holder> of(int32_t expert) const {
-    return {holder_.data() + begin_[expert], static_cast<std::size_t>(count_[expert])};
+    const Row& row = row_[expert];
+    return {holder_.data() + row.begin, row.count};
   }
-  int home(int32_t expert) const { return holder_[begin_[expert]].rank; }
+  /// Brings an expert's holders towards the cache: lists visit experts in no order.
+  void prefetch(int32_t expert) const { __builtin_prefetch(holder_.data() + row_[expert].begin); }
+  /// True if a part that uses the expert there could leave without ending that row.
+  bool stays_without(const Holder& holder, bool first) const {
+    return holder.uses > 1 || (first && has_homes_);
+  }
+  int home(int32_t expert) const { return holder_[row_[expert].begin].rank; }
   bool owns(int32_t expert, int rank) const { return has_homes_ && home(expert) == rank; }
   /// Owned experts (once owners are set) plus copies. Shape: [R]
   std::span<const int64_t> rows() const { return rows_; }
@@ -43,30 +50,34 @@ class Holders {
     return 0;
   }
 
+  /// Many uses at once, of experts that nothing uses yet: `experts` of each rank in turn, those of
+  /// rank r in [begin[r], begin[r + 1]), an expert once per part.
+  void use_all(std::span<const int32_t> experts, std::span<const int64_t> begin);
+
   /// One more part uses the expert on the rank; it gets a row there if it had none.
   /// @return parts that use it there now
   int use(int32_t expert, int rank) {
-    Holder* list = holder_.data() + begin_[expert];
-    const int count = count_[expert];
-    for (int i = 0; i < count; ++i) {
+    Row& row = row_[expert];
+    Holder* list = holder_.data() + row.begin;
+    for (uint32_t i = 0; i < row.count; ++i) {
       if (list[i].rank == rank) {
         return ++list[i].uses;
       }
     }
-    list[count] = {static_cast<uint16_t>(rank), 1};
-    ++count_[expert];
+    list[row.count++] = {static_cast<uint16_t>(rank), 1};
     ++rows_[rank];
     return 1;
   }
   /// One part less, of at least one; a copy without uses is dropped.
   /// @return parts that use it there now
   int release(int32_t expert, int rank) {
-    Holder* list = holder_.data() + begin_[expert];
-    for (int i = 0;; ++i) {
+    Row& row = row_[expert];
+    Holder* list = holder_.data() + row.begin;
+    for (uint32_t i = 0;; ++i) {
       if (list[i].rank != rank) continue;
       const int left = --list[i].uses;
       if (left == 0 && !(has_homes_ && i == 0)) {
-        list[i] = list[--count_[expert]];
+        list[i] = list[--row.count];
         --rows_[rank];
       }
       return left;
@@ -74,9 +85,12 @@ class Holders {
   }
 
  private:
+  struct Row {
+    uint64_t begin : 44, count : 20;  // in holder_
+  };
+
   bool has_homes_ = false;
-  Buffer<int64_t> begin_;
-  Buffer<uint16_t> count_;
+  Buffer<Row> row_;
   Buffer<Holder> holder_;
   std::vector<int64_t> rows_;
 };

@@ -7,6 +7,7 @@
 #include "scheduler/placement/src/parts.hpp"
 #include "scheduler/placement/src/plan_steps.hpp"
 #include "scheduler/placement/src/spread.hpp"
+#include "scheduler/placement/src/swap_experts.hpp"
 
 namespace airmoe::scheduler::placement {
 namespace {
@@ -47,50 +48,13 @@ std::vector<int32_t> homes_by_affinity(const PlanInput& input) {
 
 void balance_homes(const PlanInput& input, std::vector<int32_t>& home, int64_t most_moved) {
   const std::vector<double> work = expert_work(input);
-  std::vector<double> load(static_cast<std::size_t>(input.ranks));
-  for (std::size_t e = 0; e < home.size(); ++e) load[home[e]] += work[e];
-  const double mean = std::accumulate(load.begin(), load.end(), 0.0) / input.ranks;
-  std::vector<std::vector<int32_t>> owned(load.size());  // by rising work
-  for (int64_t e = 0; e < input.experts; ++e) owned[home[e]].push_back(static_cast<int32_t>(e));
-  const auto lighter = [&](int32_t a, int32_t b) {
-    return work[a] != work[b] ? work[a] < work[b] : a < b;
-  };
-  std::vector<char> sorted(load.size());
-
-  for (int64_t moved = 0; moved + 2 <= most_moved; moved += 2) {
-    const auto heavy = std::max_element(load.begin(), load.end()) - load.begin();
-    const auto light = std::min_element(load.begin(), load.end()) - load.begin();
-    if (load[heavy] <= kLoadLimit * mean) return;
-    for (const auto r : {heavy, light}) {
-      if (!sorted[r]) std::sort(owned[r].begin(), owned[r].end(), lighter);
-      sorted[r] = 1;
-    }
-    // The pair whose difference is nearest to what should move: from two sorted lists, one step at
-    // a time.
-    const double wanted = std::min(load[heavy] - mean, mean - load[light]);
-    std::size_t best_a = 0, best_b = 0, b = 0;
-    double best = -1;
-    const auto& from = owned[heavy];
-    const auto& to = owned[light];
-    if (to.empty()) return;  // fewer experts than ranks
-    for (std::size_t a = 0; a < from.size(); ++a) {
-      while (b + 1 < to.size() && work[from[a]] - work[to[b]] > wanted) ++b;
-      const double difference = work[from[a]] - work[to[b]];
-      if (difference > best && difference <= wanted) best = difference, best_a = a, best_b = b;
-    }
-    if (best <= 0) return;
-    const int32_t up = from[best_a], down = to[best_b];
-    home[up] = static_cast<int32_t>(light);
-    home[down] = static_cast<int32_t>(heavy);
-    load[heavy] -= best;
-    load[light] += best;
-    const auto exchange = [&](std::vector<int32_t>& list, std::size_t at, int32_t expert) {
-      list.erase(list.begin() + static_cast<std::ptrdiff_t>(at));
-      list.insert(std::upper_bound(list.begin(), list.end(), expert, lighter), expert);
-    };
-    exchange(owned[heavy], best_a, down);
-    exchange(owned[light], best_b, up);
+  std::vector<RankExperts> ranks(static_cast<std::size_t>(input.ranks));
+  for (int r = 0; r < input.ranks; ++r) ranks[r].rank = r;
+  for (int64_t e = 0; e < input.experts; ++e) {
+    ranks[home[e]].experts.push_back(static_cast<int32_t>(e));
   }
+  const double mean = std::accumulate(work.begin(), work.end(), 0.0) / input.ranks;
+  swap_experts(work, ranks, kLoadLimit * mean, most_moved, home);
 }
 
 Placement without_copies(const PlanInput& input, std::vector<int32_t> home) {

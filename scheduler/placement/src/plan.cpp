@@ -45,30 +45,70 @@ struct Groups {
   std::vector<int32_t> of_part;
 };
 
+/// Looks at no more entries than it takes to see which lists are alike.
+int64_t sample_stride(const PlanInput& input, const Parts& parts) {
+  return std::max<int64_t>(1, parts.count() * input.length / kSampledEntries);
+}
+
+/// Sampled experts that each group needs. Shape: [groups]
+std::vector<int64_t> experts_of_groups(const PlanInput& input, const InvertedLists& lists,
+                                       const std::vector<int32_t>& group, int64_t groups) {
+  std::vector<int64_t> count(static_cast<std::size_t>(groups));
+  std::vector<int64_t> last(count.size(), -1);  // expert counted last
+  for (int64_t e = 0; e < input.experts; ++e) {
+    for (const int32_t p : lists.parts_of(e)) {
+      const int32_t g = group[p];
+      if (last[g] != e) last[g] = e, ++count[g];
+    }
+  }
+  return count;
+}
+
 /// As many groups of parts as fit the row limit: with as many groups as ranks every part has one
 /// rank; with fewer, the ranks of a group share the experts of its lists.
 Groups choose_groups(const PlanInput& input, const Parts& parts) {
   const double tokens = std::accumulate(parts.tokens.begin(), parts.tokens.end(), 0.0);
-  const InvertedLists lists(input, parts);
+  const InvertedLists lists(input, parts, sample_stride(input, parts));
   const CodewordGraph graph(input, parts, lists);
   const auto limit = static_cast<double>(row_limit(input.experts, input.ranks, input.copy_budget));
-  for (int64_t size = 1;; size += (size + 2) / 3) {
-    const BlockPartition ranks{input.ranks, std::max<int64_t>(1, input.ranks / size)};
-    std::vector<double> share, most;
-    for (int64_t g = 0; g < ranks.parts; ++g) {
-      share.push_back(static_cast<double>(ranks.size(g)) / input.ranks);
-      most.push_back((ranks.parts == input.ranks ? kLoadLimit : kGroupLimit) * tokens * share[g]);
-    }
-    GroupRefiner refiner(input, parts, lists, graph.partition(share), most);
-    bool fits = true;
-    for (int64_t g = 0; g < ranks.parts; ++g) {
-      fits = fits && kRefinedRows * static_cast<double>(refiner.experts()[g]) <=
-                         limit * static_cast<double>(ranks.size(g));
-    }
-    if (!fits && ranks.parts > 1) continue;
-    refiner.run(kGroupSweeps);
-    return {ranks.parts, refiner.group()};
+  std::vector<int64_t> counts;  // of groups, to try
+  for (int64_t size = 1; counts.empty() || counts.back() > 1; size += (size + 2) / 3) {
+    counts.push_back(std::max<int64_t>(1, input.ranks / size));
   }
+  const auto shares = [&](int64_t count) {
+    std::vector<double> share;
+    const BlockPartition ranks{input.ranks, count};
+    for (int64_t g = 0; g < count; ++g) {
+      share.push_back(static_cast<double>(ranks.size(g)) / input.ranks);
+    }
+    return share;
+  };
+  const auto refiner = [&](int64_t count) {
+    const std::vector<double> share = shares(count);
+    std::vector<double> most;
+    for (const double s : share) {
+      most.push_back((count == input.ranks ? kLoadLimit : kGroupLimit) * tokens * s);
+    }
+    return GroupRefiner(input, parts, lists, graph.partition(share), most);
+  };
+  const auto too_many = [&](int64_t count) {
+    if (count == 1) return false;
+    const std::vector<int64_t> experts =
+        experts_of_groups(input, lists, graph.partition(shares(count)), count);
+    const BlockPartition ranks{input.ranks, count};
+    for (int64_t g = 0; g < count; ++g) {
+      const double needed = kRefinedRows * static_cast<double>(experts[g] * lists.stride());
+      if (needed > limit * static_cast<double>(ranks.size(g))) return true;
+    }
+    return false;
+  };
+  // No rank needs more than all candidates, so that much memory allows any number.
+  const bool any = limit >= static_cast<double>(input.experts);
+  const int64_t count =
+      any ? counts.front() : *std::partition_point(counts.begin(), counts.end(), too_many);
+  GroupRefiner best = refiner(count);
+  best.run(kGroupSweeps);
+  return {count, best.group()};
 }
 
 void place_groups(Search& search, const Groups& groups, const std::vector<int32_t>& order) {
@@ -78,27 +118,26 @@ void place_groups(Search& search, const Groups& groups, const std::vector<int32_
   for (const int32_t p : order) {
     if (search.parts().tokens[p] > 0) parts[groups.of_part[p]].push_back(p);
   }
-  std::vector<int32_t> rank_of_expert(static_cast<std::size_t>(input.experts));
-  std::vector<uint16_t> ranks(static_cast<std::size_t>(input.length));
+  Buffer<uint16_t> ranks(search.parts().count() * input.length, Search::kNotPlaced);
+  std::vector<int32_t> rank_of_expert;
   for (int64_t g = 0; g < groups.count; ++g) {
-    if (blocks.size(g) == 1) {
-      for (const int32_t p : parts[g]) search.place_whole(p, static_cast<int>(blocks.begin(g)));
-      continue;
-    }
-    std::fill(rank_of_expert.begin(), rank_of_expert.end(), -1);
     std::vector<SpreadRank> members;
     for (int64_t r = blocks.begin(g); r < blocks.end(g); ++r) {
       members.push_back({.rank = static_cast<int>(r), .room = search.row_limit(), .load = 0});
     }
-    spread_experts(input, search.parts(), parts[g], members, rank_of_expert);
+    if (members.size() > 1) {
+      rank_of_expert.assign(static_cast<std::size_t>(input.experts), -1);
+      spread_experts(input, search.parts(), parts[g], members, rank_of_expert);
+    }
     for (const int32_t p : parts[g]) {
       const std::span<const int32_t> list = search.list(p);
-      for (std::size_t j = 0; j < list.size(); ++j) {
-        ranks[j] = static_cast<uint16_t>(rank_of_expert[list[j]]);
+      for (int64_t j = 0; j < input.length; ++j) {
+        ranks[p * input.length + j] = static_cast<uint16_t>(
+            members.size() > 1 ? rank_of_expert[list[j]] : members.front().rank);
       }
-      search.place_as(p, ranks);
     }
   }
+  search.place_all(std::move(ranks));
 }
 
 /// Sets owners, where the candidates of codewords without tokens are scored.
@@ -112,7 +151,8 @@ void set_homes(Search& search, const std::vector<int32_t>& home) {
 /// Sweeps over all parts, heaviest first; owners follow use if `owners` is not null.
 void sweep_covers(Search& search, const std::vector<int32_t>& order, std::vector<int32_t>* owners) {
   const PlanInput& input = search.input();
-  for (int s = 0; s < kCoverSweeps; ++s) {
+  const int sweeps = std::ssize(input.lists) > kManyEntries ? 1 : kCoverSweeps;
+  for (int s = 0; s < sweeps; ++s) {
     refine_covers(search, order, true);
     if (owners == nullptr) continue;
     const bool within = search.within_row_limit();
@@ -159,12 +199,9 @@ Placement placement_of(const Search& search) {
     out.home[e] = search.holders().home(static_cast<int32_t>(e));
   }
   out.primary.reserve(static_cast<std::size_t>(parts));
-  out.candidate_rank.reserve(static_cast<std::size_t>(parts * input.length));
-  for (int64_t p = 0; p < parts; ++p) {
-    out.primary.push_back(search.primary(p));
-    const std::span<const uint16_t> ranks = search.ranks(p);
-    out.candidate_rank.insert(out.candidate_rank.end(), ranks.begin(), ranks.end());
-  }
+  for (int64_t p = 0; p < parts; ++p) out.primary.push_back(search.primary(p));
+  const std::span<const uint16_t> ranks = search.all_ranks();
+  out.candidate_rank.assign(ranks.begin(), ranks.end());
   return out;
 }
 

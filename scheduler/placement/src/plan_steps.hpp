@@ -19,7 +19,12 @@ inline constexpr double kGroupLimit = 1.04;
 inline constexpr double kRefinedRows = 0.94;
 
 inline constexpr int kGroupSweeps = 20;  // most; they end when little is saved
+/// Entries of lists that groups are found from.
+inline constexpr int64_t kSampledEntries = 500'000;
+
 inline constexpr int kCoverSweeps = 2;
+/// Entries of all lists from which on there is one sweep: the second saves about one per cent.
+inline constexpr int64_t kManyEntries = 4'000'000;
 
 /// Throws unless the input is complete and its options make sense.
 void check_input(const PlanInput& input);

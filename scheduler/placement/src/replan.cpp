@@ -2,7 +2,7 @@
 // for something else.
 
 #include <algorithm>
-#include <numeric>
+#include <utility>
 #include <vector>
 
 #include "comm/base/error.hpp"
@@ -26,7 +26,7 @@ std::vector<int32_t> carry_parts(Search& search, const Placement& previous,
   const Parts& parts = search.parts();
   const auto length = static_cast<std::size_t>(input.length);
   CarryOver carry(input.experts);
-  std::vector<uint16_t> ranks(length);
+  Buffer<uint16_t> ranks(parts.count() * input.length);
   std::vector<int32_t> moved;
   for (int64_t g = 0; g < input.codewords; ++g) {
     const std::span<const int32_t> list = input.lists.subspan(g * length, length);
@@ -39,18 +39,19 @@ std::vector<int32_t> carry_parts(Search& search, const Placement& previous,
       const int64_t old = previous.part_begin[g] + i % had;
       const auto old_ranks = std::span(previous.candidate_rank)
                                  .subspan(static_cast<std::size_t>(old) * length, length);
+      const auto new_ranks = ranks.span().subspan(static_cast<std::size_t>(p) * length, length);
       int64_t fresh = 0;
       if (same) {
-        search.place_as(p, old_ranks);
+        std::copy(old_ranks.begin(), old_ranks.end(), new_ranks.begin());
       } else {
         fresh = carry(before, old_ranks, list, previous.home, previous.primary[old], input.ranks,
-                      ranks);
-        search.place_as(p, ranks);
+                      new_ranks);
       }
       const bool other_list = static_cast<double>(fresh) > kNewList * static_cast<double>(length);
       if (i >= had || other_list) moved.push_back(p);
     }
   }
+  search.place_all(std::move(ranks));
   return moved;
 }
 

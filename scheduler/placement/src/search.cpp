@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "scheduler/placement/src/plan_steps.hpp"
 #include "scheduler/placement/src/search.hpp"
@@ -38,8 +39,10 @@ Search::Search(const PlanInput& input, const Parts& parts)
 }
 
 int Search::primary(int64_t part) const {
+  const std::span<const uint16_t> at = ranks(part);
+  if (std::count(at.begin(), at.end(), at[0]) * 2 > std::ssize(at)) return at[0];
   std::vector<int64_t> entries(load_.size());
-  for (const uint16_t r : ranks(part)) ++entries[r];
+  for (const uint16_t r : at) ++entries[r];
   return static_cast<int>(std::max_element(entries.begin(), entries.end()) - entries.begin());
 }
 
@@ -66,20 +69,55 @@ double Search::bytes() const {
   return bytes;
 }
 
+void Search::place_all(Buffer<uint16_t> ranks) {
+  rank_ = std::move(ranks);
+  std::vector<int64_t> begin(load_.size() + 1), entries(load_.size());
+  std::vector<int32_t> experts;
+  for (const bool fill : {false, true}) {
+    for (int64_t p = 0; p < parts_.count(); ++p) {
+      const uint16_t* at = rank_.data() + p * input_.length;
+      if (at[0] == kNotPlaced) continue;
+      if (!fill) {
+        std::fill(entries.begin(), entries.end(), 0);
+        for (int64_t j = 0; j < input_.length; ++j) ++entries[at[j]];
+        for (std::size_t r = 0; r < entries.size(); ++r) {
+          begin[r + 1] += entries[r];
+          load_[r] += parts_.tokens[p] * static_cast<double>(entries[r]);
+        }
+        placed_[p] = 1;
+      } else {
+        const std::span<const int32_t> candidates = list(p);
+        for (int64_t j = 0; j < input_.length; ++j) experts[begin[at[j]]++] = candidates[j];
+      }
+    }
+    if (!fill) {
+      std::partial_sum(begin.begin(), begin.end(), begin.begin());
+      experts.resize(static_cast<std::size_t>(begin.back()));
+    }
+  }
+  // Filling moved every begin to the next one's place.
+  std::copy_backward(begin.begin(), begin.end() - 1, begin.end());
+  begin[0] = 0;
+  holders_.use_all(experts, begin);
+}
+
 void Search::place_as(int64_t part, std::span<const uint16_t> ranks) {
+  constexpr std::size_t kAhead = 16;  // entries, for prefetching
   const std::span<const int32_t> experts = list(part);
   const double tokens = parts_.tokens[part];
   uint16_t* at = rank_.data() + part * input_.length;
+  const bool placed = placed_[part];
   for (std::size_t j = 0; j < experts.size(); ++j) {
-    if (placed_[part]) {
+    holders_.prefetch(experts[std::min(j + kAhead, experts.size() - 1)]);
+    if (placed) {
       if (at[j] == ranks[j]) continue;
       holders_.release(experts[j], at[j]);
       load_[at[j]] -= tokens;
     }
-    at[j] = ranks[j];
     holders_.use(experts[j], ranks[j]);
     load_[ranks[j]] += tokens;
   }
+  std::copy(ranks.begin(), ranks.end(), at);
   placed_[part] = 1;
 }
 

@@ -29,6 +29,8 @@ class Search {
   std::span<const uint16_t> ranks(int64_t part) const {
     return {rank_.data() + part * input_.length, static_cast<std::size_t>(input_.length)};
   }
+  /// The same of all parts. Shape: [parts, M]
+  std::span<const uint16_t> all_ranks() const { return rank_.span(); }
   bool placed(int64_t part) const { return placed_[part]; }
   /// Rank with most entries of a placed part.
   int primary(int64_t part) const;
@@ -42,6 +44,10 @@ class Search {
   /// Owners of all experts; may be called again.
   void set_homes(std::span<const int32_t> home) { holders_.set_homes(home); }
 
+  /// Places all parts, of which none is placed yet; kNotPlaced as first rank leaves a part out.
+  /// Much faster than one after the other. Shape: [parts, M]
+  void place_all(Buffer<uint16_t> ranks);
+  static constexpr uint16_t kNotPlaced = 0xffff;
   /// Scores the entries of a part, placed or not, on the ranks given. Shape: [M]
   void place_as(int64_t part, std::span<const uint16_t> ranks);
   /// Scores all entries on one rank.

@@ -9,6 +9,7 @@ namespace airmoe::scheduler::placement {
 namespace {
 
 constexpr double kInfinite = std::numeric_limits<double>::infinity();
+constexpr std::size_t kAhead = 12;  // entries, for prefetching
 constexpr uint16_t kNoRank = std::numeric_limits<uint16_t>::max();
 
 }  // namespace
@@ -21,11 +22,15 @@ void Search::count_without(int64_t part) {
   const uint16_t* own = rank_.data() + part * input_.length;
   const bool placed = placed_[part];
   for (std::size_t j = 0; j < experts.size(); ++j) {
-    for (const Holders::Holder& holder : holders_.of(experts[j])) ++present_[holder.rank];
+    holders_.prefetch(experts[std::min(j + kAhead, experts.size() - 1)]);
+    const std::span<const Holders::Holder> holders = holders_.of(experts[j]);
+    for (const Holders::Holder& holder : holders) ++present_[holder.rank];
     if (!placed) continue;
     ++own_entries_[own[j]];
-    if (holders_.uses(experts[j], own[j]) == 1 && !holders_.owns(experts[j], own[j])) {
-      ++own_rows_[own[j]];
+    for (const Holders::Holder& holder : holders) {
+      if (holder.rank == own[j] && !holders_.stays_without(holder, &holder == holders.data())) {
+        ++own_rows_[own[j]];
+      }
     }
   }
   for (std::size_t r = 0; r < present_.size(); ++r) present_[r] -= own_rows_[r];
@@ -116,11 +121,14 @@ void Search::place_at_least_cost(int64_t part, bool strict) {
 
     std::fill(present_.begin(), present_.end(), 0);
     std::size_t left = 0;
-    for (const int32_t j : rest_) {
+    for (std::size_t i = 0; i < rest_.size(); ++i) {
+      const int32_t j = rest_[i];
+      const auto ahead = std::min(i + kAhead, rest_.size() - 1);
+      holders_.prefetch(experts[rest_[ahead]]);
       const std::span<const Holders::Holder> holders = holders_.of(experts[j]);
       const int at = placed ? own[j] : -1;
       const auto counts = [&](const Holders::Holder& h) {
-        return h.rank != at || h.uses > 1 || (holders_.has_homes() && &h == holders.data());
+        return h.rank != at || holders_.stays_without(h, &h == holders.data());
       };
       found[j] = kNoRank;
       for (const Holders::Holder& h : holders) {

@@ -3,6 +3,7 @@
 
 #include "scheduler/placement/src/plan_steps.hpp"
 #include "scheduler/placement/src/spread.hpp"
+#include "scheduler/placement/src/swap_experts.hpp"
 
 namespace airmoe::scheduler::placement {
 
@@ -19,7 +20,6 @@ void spread_experts(const PlanInput& input, const Parts& parts,
     for (const int32_t e : list(p)) work[e] += parts.tokens[p];
     all += parts.tokens[p] * static_cast<double>(input.length);
   }
-  for (const SpreadRank& r : ranks) all += r.load;
   const double limit = kLoadLimit * all / static_cast<double>(ranks.size());
 
   // Parts with most tokens choose first: what has no rank yet goes where most of the list is, then
@@ -73,6 +73,15 @@ void spread_experts(const PlanInput& input, const Parts& parts,
     best->load += work[e];
     best->room = std::max<int64_t>(0, best->room - 1);
   }
+  if (late.empty()) return;
+  std::vector<RankExperts> owners(count);
+  for (std::size_t i = 0; i < count; ++i) owners[i].rank = ranks[i].rank;
+  for (std::size_t e = 0; e < rank_of_expert.size(); ++e) {
+    if (rank_of_expert[e] >= 0) {
+      owners[index[rank_of_expert[e]]].experts.push_back(static_cast<int32_t>(e));
+    }
+  }
+  swap_experts(work, owners, limit, std::ssize(rank_of_expert), rank_of_expert);
 }
 
 }  // namespace airmoe::scheduler::placement

@@ -14,7 +14,7 @@ namespace airmoe::scheduler::placement {
 struct SpreadRank {
   int rank = 0;
   int64_t room = 0;  ///< experts that it may take
-  double load = 0;   ///< work that it has
+  double load = 0;   ///< work that it got
 };
 
 /// Gives every expert in the lists of `parts` one of `ranks`: rank_of_expert[e], which must be -1
