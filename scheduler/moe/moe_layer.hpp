@@ -94,6 +94,9 @@ class MoeLayer : public MoeSlot {
   /// Collective. Lists of the present codebook and centroids without jitter; a no-op if they are
   /// current.
   void rebuild_evaluation_lists();
+  /// Collective. The same lists in shortlists() alone, for files: nobody is told what to score and
+  /// no copy is fetched, the next forward rebuilds them.
+  void rebuild_stored_lists();
 
   int64_t layer() const { return layer_; }
   int rank() const { return rank_; }

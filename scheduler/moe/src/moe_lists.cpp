@@ -14,6 +14,14 @@ void MoeLayer::rebuild_evaluation_lists() {
   lists_ = ListState::evaluation;
 }
 
+void MoeLayer::rebuild_stored_lists() {
+  if (lists_ == ListState::evaluation) return;
+  const PhaseClock::Scope time(clock_, Phase::lists);
+  shortlists_.rebuild(codebook_.codewords(), unit_centroids(), residency_.owned_experts(),
+                      shortlists_.all_codewords(), std::nullopt);
+  lists_ = ListState::none;
+}
+
 void MoeLayer::rebuild_lists(std::span<const int32_t> which,
                              const std::optional<router::Jitter>& jitter) {
   shortlists_.rebuild(codebook_.codewords(), unit_centroids(), residency_.owned_experts(), which,

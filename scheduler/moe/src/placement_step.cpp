@@ -148,6 +148,9 @@ void PlacementStep::consider(std::vector<Option>& options, Exchange exchange,
     option.estimate = estimate_cover(input, placement, shape_, config_.machine);
   } else if (exchange == Exchange::selected) {
     option.estimate = estimate_selected(input, placement, shape_, config_.machine);
+    // Every rank has the centroids of all experts, a part of an expert's values.
+    option.rows = 1.0 + static_cast<double>((comm_.size() - 1) * shape_.dim) /
+                            static_cast<double>(shape_.values());
   } else {
     option.estimate = estimate_gather(input, placement, shape_, config_.machine);
     const double share = static_cast<double>(model_.experts) / comm_.size();
@@ -185,6 +188,7 @@ void PlacementStep::choose(const Shortlists& lists, std::span<const float> token
   if (any || config_.exchange == Exchange::selected) {
     consider(options, Exchange::selected,
              owners_only(comm_.size(), lists.codewords(), before_[0].home));
+    if (any && options.back().rows > config_.copy_budget) options.pop_back();
   }
   if (any) {
     consider(options, Exchange::gather, owners_only(comm_.size(), lists.codewords(), homes));

@@ -105,7 +105,7 @@ void Model::add_router_arrays(MoeLayer& layer, int32_t* shortlist,
 
 StateForSaving Model::state_for_saving() {
   // First the lists: fetching copies for them may move the arrays of parameters.
-  for (auto& layer : moe_layers_) layer->rebuild_evaluation_lists();
+  for (auto& layer : moe_layers_) layer->rebuild_stored_lists();
   StateForSaving state;
   state.arrays = parameter_arrays(&state.staging);
   state.shortlists.resize(moe_layers_.size());
