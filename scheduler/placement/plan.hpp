@@ -57,11 +57,12 @@ struct PlanInput {
 /// rank owns.
 int64_t row_limit(int64_t experts, int ranks, double copy_budget);
 
-/// Plans from nothing. No rank has more than row_limit() rows. Work (tokens times candidates) per
+/// Plans from nothing. No rank has more than row_limit() rows; a twentieth of the copies that the
+/// budget allows is left for entries of lists to come. Work (tokens times candidates) per
 /// rank is at most 1.10 times the mean where parts are small enough for that. Without copies
 /// (budget 1, or one rank) homes are chosen by codeword affinity.
 /// Throws Error(ExitCode::config) for a budget below 1 or not finite and for more than 65,535
-/// ranks. Time: about that of reading the lists a few dozen times.
+/// ranks.
 Placement plan(const PlanInput& input);
 
 /// Limits of an incremental plan.

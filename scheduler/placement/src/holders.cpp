@@ -7,13 +7,12 @@ namespace airmoe::scheduler::placement {
 
 Holders::Holders(std::span<const int32_t> uses, int ranks)
     : row_(std::ssize(uses)), rows_(static_cast<std::size_t>(ranks)) {
-  uint64_t end = 0;
+  int64_t end = 0;
   for (std::size_t e = 0; e < uses.size(); ++e) {
-    row_[e].begin = end;
-    row_[e].count = 0;
-    end += static_cast<uint64_t>(std::min(uses[e] + 1, ranks));
+    row_[e] = {.begin = end, .count = 0};
+    end += std::min(uses[e] + 1, ranks);
   }
-  holder_.ensure(static_cast<int64_t>(end));
+  holder_.ensure(end);
 }
 
 void Holders::set_homes(std::span<const int32_t> home) {

@@ -29,7 +29,7 @@ class Holders {
 
   std::span<const Holder> of(int32_t expert) const {
     const Row& row = row_[expert];
-    return {holder_.data() + row.begin, row.count};
+    return {holder_.data() + row.begin, static_cast<std::size_t>(row.count)};
   }
   /// Brings an expert's holders towards the cache: lists visit experts in no order.
   void prefetch(int32_t expert) const { __builtin_prefetch(holder_.data() + row_[expert].begin); }
@@ -59,7 +59,7 @@ class Holders {
   int use(int32_t expert, int rank) {
     Row& row = row_[expert];
     Holder* list = holder_.data() + row.begin;
-    for (uint32_t i = 0; i < row.count; ++i) {
+    for (int64_t i = 0; i < row.count; ++i) {
       if (list[i].rank == rank) {
         return ++list[i].uses;
       }
@@ -73,7 +73,7 @@ class Holders {
   int release(int32_t expert, int rank) {
     Row& row = row_[expert];
     Holder* list = holder_.data() + row.begin;
-    for (uint32_t i = 0;; ++i) {
+    for (int64_t i = 0;; ++i) {
       if (list[i].rank != rank) continue;
       const int left = --list[i].uses;
       if (left == 0 && !(has_homes_ && i == 0)) {
@@ -86,7 +86,8 @@ class Holders {
 
  private:
   struct Row {
-    uint64_t begin : 44, count : 20;  // in holder_
+    int64_t begin;  // in holder_
+    int64_t count;
   };
 
   bool has_homes_ = false;

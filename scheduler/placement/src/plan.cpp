@@ -35,6 +35,13 @@ void check_input(const PlanInput& input) {
   }
 }
 
+int64_t limit_with_reserve(const PlanInput& input, double reserve) {
+  const int64_t owned = (input.experts + input.ranks - 1) / input.ranks;
+  const int64_t limit = row_limit(input.experts, input.ranks, input.copy_budget);
+  if (limit == input.experts) return limit;  // room for all
+  return owned + static_cast<int64_t>(static_cast<double>(limit - owned) * (1 - reserve));
+}
+
 bool allows_copies(const PlanInput& input) {
   return row_limit(input.experts, input.ranks, input.copy_budget) >
          (input.experts + input.ranks - 1) / input.ranks;
@@ -70,7 +77,7 @@ Groups choose_groups(const PlanInput& input, const Parts& parts) {
   const double tokens = std::accumulate(parts.tokens.begin(), parts.tokens.end(), 0.0);
   const InvertedLists lists(input, parts, sample_stride(input, parts));
   const CodewordGraph graph(input, parts, lists);
-  const auto limit = static_cast<double>(row_limit(input.experts, input.ranks, input.copy_budget));
+  const auto limit = static_cast<double>(limit_with_reserve(input, kPlanReserve));
   std::vector<int64_t> counts;  // of groups, to try
   for (int64_t size = 1; counts.empty() || counts.back() > 1; size += (size + 2) / 3) {
     counts.push_back(std::max<int64_t>(1, input.ranks / size));
@@ -170,7 +177,7 @@ Placement plan_with_copies(const PlanInput& input, const std::vector<int32_t>* h
   const Parts parts = split_codewords(input);
   const std::vector<int32_t> order = heaviest_first(parts);
   const Groups groups = choose_groups(input, parts);
-  Search search(input, parts);
+  Search search(input, parts, limit_with_reserve(input, kPlanReserve));
   if (groups.count == 1) {  // hardly room for copies: those that help most on top of none
     search.set_homes(home != nullptr ? *home : homes_by_affinity(input));
     for (const int32_t p : order) search.place_at_homes(p);

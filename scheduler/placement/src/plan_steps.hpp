@@ -29,6 +29,13 @@ inline constexpr int64_t kManyEntries = 4'000'000;
 /// Throws unless the input is complete and its options make sense.
 void check_input(const PlanInput& input);
 
+/// Share of the copies that a budget allows which a plan leaves for entries of lists to come:
+/// without it the next rebuild would already go beyond the budget.
+inline constexpr double kPlanReserve = 0.05, kReplanReserve = 0.02;
+
+/// Row limit with that much room left.
+int64_t limit_with_reserve(const PlanInput& input, double reserve);
+
 /// True if some rank may have a row more than it owns.
 bool allows_copies(const PlanInput& input);
 

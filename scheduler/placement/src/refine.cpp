@@ -28,6 +28,11 @@ void shed_rows(Search& search, int rank) {
     return a.copies_per_token > b.copies_per_token;
   });
   for (const Choice& choice : choices) {
+    if (holders.rows()[rank] <= search.row_limit()) return;
+    search.place_at_least_cost(choice.part, true);
+  }
+  // Copies that parts share may have stayed: entry by entry, to other ranks that have the expert.
+  for (const Choice& choice : choices) {
     const std::span<const int32_t> list = search.list(choice.part);
     for (int64_t j = 0; j < std::ssize(list); ++j) {
       if (holders.rows()[rank] <= search.row_limit()) return;

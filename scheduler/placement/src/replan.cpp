@@ -59,7 +59,7 @@ Placement replan_copies(const PlanInput& input, const Placement& previous,
                         std::span<const int32_t> previous_lists, const ReplanLimits& limits) {
   const Parts parts = keep_parts(input, previous.part_begin);
   const std::vector<int32_t> order = heaviest_first(parts);
-  Search search(input, parts);
+  Search search(input, parts, limit_with_reserve(input, kReplanReserve));
   search.set_homes(previous.home);
   const std::vector<int32_t> moved = carry_parts(search, previous, previous_lists);
   refine_covers(search, moved, true);

@@ -20,7 +20,7 @@ std::vector<int32_t> count_uses(const PlanInput& input, const Parts& parts) {
 
 }  // namespace
 
-Search::Search(const PlanInput& input, const Parts& parts)
+Search::Search(const PlanInput& input, const Parts& parts, int64_t row_limit)
     : input_(input),
       parts_(parts),
       holders_(count_uses(input, parts), input.ranks),
@@ -28,7 +28,7 @@ Search::Search(const PlanInput& input, const Parts& parts)
       placed_(parts.codeword.size()),
       load_(static_cast<std::size_t>(input.ranks)),
       elsewhere_(static_cast<double>(input.ranks - 1) / input.ranks),
-      row_limit_(scheduler::row_limit(input.experts, input.ranks, input.copy_budget)),
+      row_limit_(row_limit),
       present_(load_.size()),
       own_rows_(load_.size()),
       own_entries_(load_.size()),

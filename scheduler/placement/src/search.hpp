@@ -16,7 +16,7 @@ namespace airmoe::scheduler::placement {
 class Search {
  public:
   /// Nothing is placed. `input` and `parts` must outlive this.
-  Search(const PlanInput& input, const Parts& parts);
+  Search(const PlanInput& input, const Parts& parts, int64_t row_limit);
 
   const PlanInput& input() const { return input_; }
   const Parts& parts() const { return parts_; }
@@ -62,8 +62,9 @@ class Search {
   /// Scores one entry of a placed part elsewhere.
   void move_entry(int64_t part, int64_t entry, int rank);
 
-  /// Places a part where it costs least, on one rank or several. With `strict` no rank
-  /// gets copies beyond its row limit.
+  /// Places a part where it costs least, on one rank or several. It stays
+  /// where it is if nothing is cheaper. With `strict` no rank gets copies beyond its row limit, and
+  /// a part with copies on a rank beyond that must change.
   void place_at_least_cost(int64_t part, bool strict);
 
  private:

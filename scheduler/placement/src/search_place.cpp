@@ -75,7 +75,11 @@ void Search::place_at_least_cost(int64_t part, bool strict) {
 
   int best_rank = -1;  // of copies
   std::size_t best_cover = 0;
-  double least = placed ? cost_now(part) : kInfinite;
+  bool must_move = !placed;
+  for (int r = 0; r < input_.ranks && strict; ++r) {
+    must_move = must_move || (own_rows_[r] > 0 && rows[r] > row_limit_);
+  }
+  double least = must_move ? kInfinite : cost_now(part);
   bool better = false;  // than now
   for (int r = 0; r < input_.ranks; ++r) {
     const int64_t missing = input_.length - present_[r];
@@ -154,7 +158,7 @@ void Search::place_at_least_cost(int64_t part, bool strict) {
       least = cost, best_cover = cover_.size(), best_rank = cover_[i], better = true;
     }
   }
-  if (placed && !better) return;
+  if (!must_move && !better) return;
   if (best_cover == 0 && best_rank >= 0) return place_whole(part, best_rank);
   for (std::size_t j = 0; j < experts.size(); ++j) {
     uint16_t& rank = new_rank_[j];
