@@ -166,6 +166,7 @@ class MoeLayer : public MoeSlot {
   void post_dispatch(ConstMatrix hidden);
   void unpack_tokens(int64_t c);
   void score(int64_t c);
+  void fetch_experts(int64_t c);
   void run_experts(int64_t c);
   void share_usage();
   void finish_forward(Matrix out);

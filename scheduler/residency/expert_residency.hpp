@@ -36,7 +36,10 @@ class ExpertResidency {
   /// sent as they are at acquire(). Arrays of values and gradients always have rows() rows: those
   /// of owned experts keep their contents, but acquire() may move an array in memory, which makes
   /// pointers and views taken before it void.
-  void add_values(Buffer<float>& array, int64_t row_size);
+  /// @param when  at_once: with acquire(); when_used: with fetch_used(), for what only selected
+  ///              candidates need
+  enum class Fetch : uint8_t { at_once, when_used };
+  void add_values(Buffer<float>& array, int64_t row_size, Fetch when = Fetch::at_once);
   /// Local. A double array that copies give back: their rows are added to the owner's.
   void add_gradients(Buffer<double>& array, int64_t row_size);
   /// Local. A float array that only the owner has and that moves with the expert (moments, raw
@@ -62,7 +65,7 @@ class ExpertResidency {
   /// Collective. Makes every expert of `ids` resident (any order, repetitions allowed, owned ones
   /// cost nothing); fetches only those that have no row yet. Rows of new copies hold the owner's
   /// values and zero gradients. Phase "copies": to each owner one message of 4 bytes per expert
-  /// asked for, from it one row of all value arrays per expert.
+  /// asked for, from it one row of all value arrays per expert that are fetched at once.
   void acquire(std::span<const int32_t> ids) {
     begin_acquire(ids);
     finish_acquire();
@@ -72,6 +75,15 @@ class ExpertResidency {
   /// and fills in the new rows, whose values (not their gradients) are undefined until then.
   void begin_acquire(std::span<const int32_t> ids);
   void finish_acquire();
+
+  /// Local: whether the row's arrays that are fetched when used are still to come.
+  bool lacks_values(int32_t row) const {
+    return row >= owned_ && !late_.empty() &&
+           complete_[static_cast<std::size_t>(row - owned_)] == 0;
+  }
+  /// Collective. Fetches the remaining arrays of these rows (any order, repetitions allowed; those
+  /// that lack nothing cost nothing). Phase "copies": bytes as for acquire().
+  void fetch_used(std::span<const int32_t> rows);
 
   /// Local. This micro-batch gave the row a gradient. Nothing for an owned row.
   void touch(int32_t row) {
@@ -130,6 +142,8 @@ class ExpertResidency {
   void take_blocks();
   void index_owned();
   void add_missing_rows(std::span<const int32_t> ids);
+  comm::Ticket send_values(OwnerExchange& round, const std::vector<RowArray<float>>& arrays);
+  void take_values(const OwnerExchange& round, const std::vector<RowArray<float>>& arrays);
   void resize_arrays(int64_t rows);
   int32_t owned_row(int32_t expert) const;
   template <class T>
@@ -140,7 +154,7 @@ class ExpertResidency {
   comm::Communicator& comm_;
   SumPrecision sums_;
   BlockPartition blocks_;
-  std::vector<RowArray<float>> values_, owned_arrays_;
+  std::vector<RowArray<float>> values_, early_, late_, owned_arrays_;  // early_ + late_ = values_
   std::vector<RowArray<double>> gradients_;
 
   std::vector<int32_t> home_;           // [E]
@@ -153,6 +167,7 @@ class ExpertResidency {
   bool acquiring_ = false;
   std::vector<int32_t> missing_;          // asked for by begin_acquire
   std::vector<uint8_t> touched_;          // [copies()]
+  std::vector<uint8_t> complete_;         // [copies()]: late_ has come or is asked for
   std::vector<int32_t> touched_experts_;  // copies with touched_
   Buffer<float> value_out_, value_in_, float_out_, float_in_;
   Buffer<double> gradient_out_, gradient_in_;

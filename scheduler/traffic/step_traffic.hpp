@@ -47,6 +47,8 @@ struct TrafficShape {
   int64_t matrices() const { return gated ? 3 : 2; }
   /// P: values that a copy receives: unit centroid and the expert's rows.
   int64_t values() const { return (matrices() * expert_dim + 1) * dim; }
+  /// Values of these that only a selected copy receives.
+  int64_t used_values() const { return values() - dim; }
   int64_t sum_bytes() const { return sums == SumPrecision::f64 ? 8 : 4; }
   int64_t dispatch_bytes() const { return 4 * dim + (jitter ? 4 : 0); }
   int64_t backward_bytes() const { return 4 * (dim + 1); }

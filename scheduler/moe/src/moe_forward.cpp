@@ -43,6 +43,7 @@ void MoeLayer::forward(ConstMatrix hidden, Matrix out) {
       receive_cuts(c - 2);
       resolve_ties(c - 2);
       apply_cuts(c - 2);
+      fetch_experts(c - 2);
       run_experts(c - 2);
       post_return(c - 2, dim_, false, partial_, kTagCombine);
     }

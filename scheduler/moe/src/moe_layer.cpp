@@ -65,7 +65,7 @@ MoeLayer::MoeLayer(comm::Communicator& comm, const ModelConfig& config, int64_t 
     residency_.add_owned(p->moment1, p->row_size());
     residency_.add_owned(p->moment2, p->row_size());
     if (p == centroid_) continue;
-    residency_.add_values(p->value, p->row_size());
+    residency_.add_values(p->value, p->row_size(), ExpertResidency::Fetch::when_used);
     residency_.add_gradients(p->gradient_sum, p->row_size());
   }
   window_ = Buffer<float>(residency_.owned(), 0.0f);

@@ -65,6 +65,17 @@ void MoeLayer::make_resident(std::span<const int32_t> ids) {
   counters_.copies = std::max(counters_.copies, residency_.copies());
 }
 
+// Copies came with what scoring needs; of those that were selected the rest is needed now.
+void MoeLayer::fetch_experts(int64_t c) {
+  if (!residency_shared()) return;
+  const PhaseClock::Scope time(clock_, Phase::copies);
+  unique_ids_.clear();
+  for (int64_t p = chunks_[c].pair_begin; p < chunks_[c].pair_end; ++p) {
+    if (residency_.lacks_values(pair_expert_[p])) unique_ids_.push_back(pair_expert_[p]);
+  }
+  residency_.fetch_used(unique_ids_);
+}
+
 void MoeLayer::replan() {
   const PhaseClock::Scope time(clock_, Phase::placement);
   std::optional<std::vector<int32_t>> homes = placement_.plan(

@@ -33,8 +33,33 @@ void ExpertResidency::add_missing_rows(std::span<const int32_t> ids) {
     expert_of_row_.push_back(e);
   }
   touched_.resize(static_cast<std::size_t>(copies()), 0);
+  complete_.resize(static_cast<std::size_t>(copies()), 0);
   resize_arrays(rows());
   for (const auto& a : gradients_) std::fill(a.row(before), a.row(rows()), 0.0);
+}
+
+// Owners' rows of `arrays` to the ranks that announced, into value_in_.
+comm::Ticket ExpertResidency::send_values(OwnerExchange& round,
+                                          const std::vector<RowArray<float>>& arrays) {
+  const int64_t size = width(arrays);
+  value_out_.ensure(round.arrived() * size);
+  float* to = value_out_.data();
+  for (const int32_t e : round.announced()) {
+    const int32_t row = owned_row(e);
+    for (const auto& a : arrays) to = std::copy_n(a.row(row), a.row_size, to);
+  }
+  return round.from_owners(value_out_, value_in_, size, kTagCopies);
+}
+
+void ExpertResidency::take_values(const OwnerExchange& round,
+                                  const std::vector<RowArray<float>>& arrays) {
+  const float* from = value_in_.data();
+  for (const int32_t e : round.ids()) {
+    for (const auto& a : arrays) {
+      std::copy_n(from, a.row_size, a.row(row_of_expert_[e]));
+      from += a.row_size;
+    }
+  }
 }
 
 void ExpertResidency::begin_acquire(std::span<const int32_t> ids) {
@@ -42,14 +67,7 @@ void ExpertResidency::begin_acquire(std::span<const int32_t> ids) {
   const comm::ScopedPhase phase(comm_, "copies");
   add_missing_rows(ids);
   fetch_.announce();
-  const int64_t size = width(values_);
-  value_out_.ensure(fetch_.arrived() * size);
-  float* to = value_out_.data();
-  for (const int32_t e : fetch_.announced()) {
-    const int32_t row = owned_row(e);
-    for (const auto& a : values_) to = std::copy_n(a.row(row), a.row_size, to);
-  }
-  fetching_ = fetch_.from_owners(value_out_, value_in_, size, kTagCopies);
+  fetching_ = send_values(fetch_, early_);
   acquiring_ = true;
 }
 
@@ -58,13 +76,22 @@ void ExpertResidency::finish_acquire() {
   const comm::ScopedPhase phase(comm_, "copies");
   fetching_.wait();
   acquiring_ = false;
-  const float* from = value_in_.data();
-  for (const int32_t e : fetch_.ids()) {
-    for (const auto& a : values_) {
-      std::copy_n(from, a.row_size, a.row(row_of_expert_[e]));
-      from += a.row_size;
-    }
+  take_values(fetch_, early_);
+}
+
+void ExpertResidency::fetch_used(std::span<const int32_t> rows) {
+  AIRMOE_CHECK(!acquiring_, "fetch_used between begin_acquire and finish_acquire");
+  const comm::ScopedPhase phase(comm_, "copies");
+  missing_.clear();
+  for (const int32_t row : rows) {
+    if (!lacks_values(row)) continue;
+    complete_[static_cast<std::size_t>(row - owned_)] = 1;
+    missing_.push_back(expert_of_row_[static_cast<std::size_t>(row)]);
   }
+  fetch_.group(missing_, home_);
+  fetch_.announce();
+  send_values(fetch_, late_).wait();
+  take_values(fetch_, late_);
 }
 
 // The row of an expert that another rank takes for ours.

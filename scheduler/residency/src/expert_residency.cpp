@@ -47,8 +47,9 @@ void ExpertResidency::add(std::vector<RowArray<T>>& arrays, Buffer<T>& array, in
   arrays.push_back({&array, row_size});
 }
 
-void ExpertResidency::add_values(Buffer<float>& array, int64_t row_size) {
+void ExpertResidency::add_values(Buffer<float>& array, int64_t row_size, Fetch when) {
   add(values_, array, row_size);
+  (when == Fetch::at_once ? early_ : late_).push_back(values_.back());
 }
 void ExpertResidency::add_gradients(Buffer<double>& array, int64_t row_size) {
   add(gradients_, array, row_size);
@@ -92,6 +93,7 @@ void ExpertResidency::drop_copies() {
   for (int64_t row = owned_; row < rows(); ++row) row_of_expert_[expert_of_row_[row]] = -1;
   expert_of_row_.resize(static_cast<std::size_t>(owned_));
   touched_.clear();
+  complete_.clear();
   resize_arrays(owned_);
 }
 

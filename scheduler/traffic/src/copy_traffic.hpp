@@ -19,7 +19,7 @@ class CopyTraffic {
         traffic_(traffic),
         by_owner_(static_cast<std::size_t>(placement.ranks), 0) {}
 
-  /// `experts`: those that `holder` needs `values` floats of in the step. @return copies among them
+  /// `experts`: those that `holder` asks for and gets `values` floats of. @return copies among them
   int64_t fetched(int holder, std::span<const uint64_t> experts, int64_t values) {
     return for_each_owner(holder, experts, [&](int owner, int64_t n) {
       traffic_.message(Channel::copy_requests, holder, owner, 4 * n);

@@ -66,8 +66,10 @@ class Expectation {
     if (owner == holder) return;
     out_.copies += 1;
     copies_[holder] += 1;
-    between(Channel::copy_requests, holder, owner, 4);
-    between(Channel::copy_values, owner, holder, 4.0 * static_cast<double>(shape_.values()));
+    between(Channel::copy_requests, holder, owner, 4 + 4 * used);
+    between(
+        Channel::copy_values, owner, holder,
+        4 * (static_cast<double>(shape_.dim) + used * static_cast<double>(shape_.used_values())));
     between(Channel::copy_gradients, holder, owner,
             used * static_cast<double>(shape_.copy_gradient_bytes()));
     between(Channel::usage_to_owner, holder, owner, 8 * batches);
@@ -75,7 +77,7 @@ class Expectation {
   }
   /// Copies come from about every rank: one message per phase and peer.
   void copy_messages(int micro_batches) {
-    const double phases = 4 + 2 * micro_batches;
+    const double phases = 6 + 2 * micro_batches;
     for (int r = 0; r < ranks_; ++r) {
       out_.rank[r].messages += phases * std::min(ranks() - 1, copies_[r]);
     }
@@ -298,14 +300,18 @@ StrategyEstimate estimate_gather(const EstimateInput& input, const Placement& pl
   for (int r = 0; r < placement.ranks; ++r) {
     e.pairs(r, home * static_cast<double>(input.length), home * static_cast<double>(input.active));
     const double others = e.ranks() - 1;  // that hold a copy of what r owns
-    e.to(Channel::copy_requests, r, 4 * others * of_owner[r]);
-    e.from(Channel::copy_values, r, 4 * others * of_owner[r] * static_cast<double>(shape.values()));
+    const double used = used_of_owner[r];
+    e.to(Channel::copy_requests, r, 4 * others * (of_owner[r] + used));
+    e.from(Channel::copy_values, r,
+           4 * others *
+               (of_owner[r] * static_cast<double>(shape.dim) +
+                used * static_cast<double>(shape.used_values())));
     e.to(Channel::copy_gradients, r,
-         others * used_of_owner[r] * static_cast<double>(shape.copy_gradient_bytes()));
+         others * used * static_cast<double>(shape.copy_gradient_bytes()));
     e.to(Channel::usage_to_owner, r, 8 * others * counted_of_owner[r]);
     e.from(Channel::usage_to_copy, r, 4 * others * counted_of_owner[r]);
   }
-  const double phases = 4 + 2 * input.micro_batches;
+  const double phases = 6 + 2 * input.micro_batches;
   e.all(Channel::copy_values, 0, phases * (e.ranks() - 1));
   const std::vector<double> entries(static_cast<std::size_t>(placement.ranks),
                                     present * static_cast<double>(input.length));

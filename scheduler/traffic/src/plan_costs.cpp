@@ -13,8 +13,10 @@ PlanCosts plan_costs(const TrafficShape& shape, int64_t active, int64_t length,
   costs.per_token_rank =
       static_cast<double>(shape.dispatch_bytes() + shape.backward_bytes() + 4 * returned);
   costs.shared_token_rank = static_cast<double>(scores + 16 + (shape.sum_bytes() - 4) * returned);
-  costs.per_copy_fetch = static_cast<double>(4 + 4 * shape.values());
-  costs.per_copy_return = static_cast<double>(shape.copy_gradient_bytes() + usage);
+  // The unit centroid of every copy, the rest of those that are selected.
+  costs.per_copy_fetch = static_cast<double>(4 + 4 * shape.dim);
+  costs.per_copy_return = static_cast<double>(4 + 4 * (shape.values() - shape.dim) +
+                                              shape.copy_gradient_bytes() + usage);
   return costs;
 }
 

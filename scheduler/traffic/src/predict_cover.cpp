@@ -60,12 +60,13 @@ class CoverPrediction {
     for (int r = 0; r < ranks_; ++r) result_.load[r].owned = owned[r];
     if (copies) {
       for (int r = 0; r < ranks_; ++r) {
+        copy_traffic.fetched(r, in_step.row(r), shape_.used_values());
         copy_traffic.returned(r, in_step.row(r), shape_.copy_gradient_bytes());
       }
       in_batch.clear();
       mark_candidates(in_batch);
       for (int r = 0; r < ranks_; ++r) {
-        result_.load[r].copies = copy_traffic.fetched(r, in_batch.row(r), shape_.values());
+        result_.load[r].copies = copy_traffic.fetched(r, in_batch.row(r), shape_.dim);
       }
     }
     add_lists();

@@ -42,7 +42,8 @@ StepPrediction predict_gather(const RoutingTrace& trace, const TokenSpread& spre
     load.scored = load.tokens * trace.length;
     load.selected = load.tokens * trace.active;
     load.owned = owned[h];
-    load.copies = copies.fetched(h, candidates.row(0), shape.values());
+    load.copies = copies.fetched(h, candidates.row(0), shape.dim);
+    copies.fetched(h, in_step.row(0), shape.used_values());
     copies.returned(h, in_step.row(0), shape.copy_gradient_bytes());
     result.tokens += load.tokens;
     // The lists of the codewords of its tokens come from their mergers.
