@@ -261,7 +261,8 @@ class MoeLayer : public MoeSlot {
   PhaseClock clock_;
   ExchangeClock exchange_clock_;
   std::vector<int32_t> unique_ids_;
-  Buffer<float> window_;  // usage window of the owned experts, while they move
+  double held_copies_ = 0, used_copies_ = 0;  // of the last steps with copies, this rank's
+  Buffer<float> window_;                      // usage window of the owned experts, while they move
 
   // Strategy selected: unit centroids of all listed experts, rows as in centroids_.
   std::unique_ptr<ExpertResidency> centroids_;

@@ -43,10 +43,12 @@ class PlacementStep {
   /// Collective. Makes a placement for the present lists and the traffic so far.
   /// @param tokens         mean tokens per codeword and micro-batch, over all ranks. Shape: [G]
   /// @param micro_batches  of an optimizer step
+  /// @param used_copies    share of the copies that a step selects, as far as it is known; the same
+  ///                       on all ranks
   /// @param homes          present owners. Shape: [E]
   /// @return new owners, if experts are to move
   std::optional<std::vector<int32_t>> plan(const Shortlists& lists, std::span<const float> tokens,
-                                           uint32_t step, int64_t micro_batches,
+                                           uint32_t step, int64_t micro_batches, double used_copies,
                                            std::span<const int32_t> homes);
   void count_moved(int64_t experts) { record_.moved = experts; }
 
@@ -92,6 +94,7 @@ class PlacementStep {
   Buffer<int32_t> lists_, previous_lists_;  // [G, M]
   std::vector<double> tokens_;              // [G] per optimizer step
   int64_t micro_batches_ = 1;
+  double used_copies_ = 1;
   std::vector<Placement> before_;  // as planned last, by copy budget
 };
 

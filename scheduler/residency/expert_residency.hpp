@@ -91,6 +91,8 @@ class ExpertResidency {
     touched_[static_cast<std::size_t>(row - owned_)] = 1;
     touched_experts_.push_back(expert_of_row_[static_cast<std::size_t>(row)]);
   }
+  /// Local: copies touched since the last return_gradients().
+  int64_t touched_copies() const { return std::ssize(touched_experts_); }
   /// Collective. Gradients of touched copies are added to the owner's and set to zero. Phase
   /// "copy_gradients": per touched copy its id (4 bytes) and one row of all gradient arrays, in
   /// double (SumPrecision::f64) or float. Added in the order of ranks, the owner's own first.

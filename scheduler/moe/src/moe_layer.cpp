@@ -83,6 +83,10 @@ void MoeLayer::parameters_changed() {
 }
 
 void MoeLayer::finish_gradients() {
+  if (residency_.copies() > 0) {
+    held_copies_ = static_cast<double>(residency_.copies());
+    used_copies_ = static_cast<double>(residency_.touched_copies());
+  }
   residency_.return_gradients();
   if (centroids_ && routes_.exchange() == Exchange::selected) {
     centroids_->return_gradients();

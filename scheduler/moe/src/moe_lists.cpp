@@ -78,8 +78,11 @@ void MoeLayer::fetch_experts(int64_t c) {
 
 void MoeLayer::replan() {
   const PhaseClock::Scope time(clock_, Phase::placement);
-  std::optional<std::vector<int32_t>> homes = placement_.plan(
-      shortlists_, codebook_.counts(), batch_.step, batch_.count, residency_.homes());
+  double copies[2] = {held_copies_, used_copies_};
+  comm_.all_reduce(std::span<double>(copies), comm::Reduction::sum);
+  std::optional<std::vector<int32_t>> homes =
+      placement_.plan(shortlists_, codebook_.counts(), batch_.step, batch_.count,
+                      copies[0] > 0 ? copies[1] / copies[0] : 1.0, residency_.homes());
   if (homes) {
     // The usage window moves with the experts, as floats: exact up to 2^24 selections.
     usage_.flush();

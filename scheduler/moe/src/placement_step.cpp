@@ -67,9 +67,11 @@ void PlacementStep::fix(Placement placement, Exchange exchange) {
 std::optional<std::vector<int32_t>> PlacementStep::plan(const Shortlists& lists,
                                                         std::span<const float> tokens,
                                                         uint32_t step, int64_t micro_batches,
+                                                        double used_copies,
                                                         std::span<const int32_t> homes) {
   const comm::ScopedPhase phase(comm_, "placement");
   std::vector<int32_t> new_homes;
+  used_copies_ = used_copies;
   if (!fixed_) {
     next_ = step + static_cast<uint32_t>(
                        std::min<int64_t>(config_.replan_every, std::max<int64_t>(1, step)));
@@ -124,6 +126,7 @@ PlanInput PlacementStep::plan_input(double budget) const {
   input.copy_budget = budget;
   input.move_homes = config_.move_homes;
   input.costs = plan_costs(shape_, model_.active, model_.shortlist, micro_batches_);
+  input.costs.used_fraction = used_copies_;
   return input;
 }
 
