@@ -17,5 +17,6 @@ ExitCode run_expert_paths(int argc, char** argv);
 ExitCode run_layer(int argc, char** argv);
 ExitCode run_network(int argc, char** argv);
 ExitCode run_exchange(int argc, char** argv);
+ExitCode run_placement(int argc, char** argv);
 
 }  // namespace airmoe::bench

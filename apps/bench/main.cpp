@@ -23,6 +23,8 @@ constexpr Command kCommands[] = {
     {"network",
      "messages between ranks, sparse exchange against MPI_Alltoallv; start it with mpirun",
      run_network},
+    {"placement", "plans of who owns which expert and which ranks take whose tokens",
+     run_placement},
 };
 
 void print_usage() {
