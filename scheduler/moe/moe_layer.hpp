@@ -4,6 +4,7 @@
 // wherever these live, and every sum is exact: exchange strategy, placement, copies and rank count
 // do not change a bit of the result.
 
+#include <chrono>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -260,6 +261,7 @@ class MoeLayer : public MoeSlot {
   MoeCounters counters_;
   PhaseClock clock_;
   ExchangeClock exchange_clock_;
+  std::chrono::steady_clock::time_point last_poll_{};
   std::vector<int32_t> unique_ids_;
   double held_copies_ = 0, used_copies_ = 0;  // of the last steps with copies, this rank's
   Buffer<float> window_;                      // usage window of the owned experts, while they move

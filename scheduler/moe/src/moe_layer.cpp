@@ -1,6 +1,7 @@
 #include "scheduler/moe/moe_layer.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 
 #include "comm/base/error.hpp"
@@ -188,7 +189,13 @@ void MoeLayer::route(ConstMatrix hidden) {
   }
 }
 
+// Lets messages move. Called between pieces of work that may take microseconds; a look at all
+// tickets takes as long, so there is a pause between looks.
 void MoeLayer::poll() {
+  constexpr auto kPause = std::chrono::microseconds(300);
+  const auto now = std::chrono::steady_clock::now();
+  if (now - last_poll_ < kPause) return;
+  last_poll_ = now;
   for (Chunk& chunk : chunks_) {
     chunk.rows.test();
     chunk.scores.test();
