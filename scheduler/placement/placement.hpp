@@ -2,9 +2,9 @@
 // Which rank owns each expert and which ranks take the tokens of each codeword.
 //
 // Words: a *part* is a share of a codeword's tokens; a codeword has one part unless it is too heavy
-// for one rank. Parts are numbered through: part p belongs to one codeword. The *cover* of a part is
-// the set of ranks that score at least one of its candidates; each candidate is scored on exactly
-// one of them. A rank that scores a candidate it does not own holds a *copy* of it.
+// for one rank. Parts are numbered through: part p belongs to one codeword. The *cover* of a part
+// is the set of ranks that score at least one of its candidates; each candidate is scored on
+// exactly one of them. A rank that scores a candidate it does not own holds a *copy* of it.
 
 #include <cstdint>
 #include <vector>

@@ -93,7 +93,8 @@ TEST_P(MoeShortlists, AreTheGlobalTopWithTiesByIdAlsoWhenRebuiltInPart) {
   // Every expert goes to another owner; the lists are the same.
   std::vector<int32_t> homes(s.experts);
   const BlockPartition blocks{s.experts, test::world().size()};
-  for (int64_t e = 0; e < s.experts; ++e) homes[e] = static_cast<int32_t>(blocks.owner((e * 7 + 3) % s.experts));
+  for (int64_t e = 0; e < s.experts; ++e)
+    homes[e] = static_cast<int32_t>(blocks.owner((e * 7 + 3) % s.experts));
   std::vector<int64_t> owned(test::world().size());
   for (const int32_t r : homes) ++owned[r];
   for (int r = 0; r < test::world().size(); ++r) {
