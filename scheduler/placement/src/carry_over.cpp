@@ -1,6 +1,5 @@
-#include "scheduler/placement/carry_over.hpp"
-
 #include "comm/base/error.hpp"
+#include "scheduler/placement/carry_over.hpp"
 
 namespace airmoe::scheduler {
 

@@ -1,5 +1,3 @@
-#include "scheduler/placement/src/codeword_groups.hpp"
-
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -8,6 +6,7 @@
 #include <metis.h>
 
 #include "comm/base/error.hpp"
+#include "scheduler/placement/src/codeword_groups.hpp"
 
 namespace airmoe::scheduler::placement {
 namespace {

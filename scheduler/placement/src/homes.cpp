@@ -1,8 +1,7 @@
-#include "scheduler/placement/src/homes.hpp"
-
 #include <algorithm>
 
 #include "comm/base/partition.hpp"
+#include "scheduler/placement/src/homes.hpp"
 
 namespace airmoe::scheduler::placement {
 

@@ -1,5 +1,3 @@
-#include "scheduler/placement/plan.hpp"
-
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -7,6 +5,7 @@
 
 #include "comm/base/error.hpp"
 #include "comm/base/partition.hpp"
+#include "scheduler/placement/plan.hpp"
 #include "scheduler/placement/src/codeword_groups.hpp"
 #include "scheduler/placement/src/group_refiner.hpp"
 #include "scheduler/placement/src/homes.hpp"
@@ -159,7 +158,9 @@ void set_homes(Search& search, const std::vector<int32_t>& home) {
 /// Sweeps over all parts, heaviest first; owners follow use if `owners` is not null.
 void sweep_covers(Search& search, const std::vector<int32_t>& order, std::vector<int32_t>* owners) {
   const PlanInput& input = search.input();
-  const int sweeps = std::ssize(input.lists) > kManyEntries ? 1 : kCoverSweeps;
+  const double visits = static_cast<double>(std::ssize(input.lists) * search.total_rows()) /
+                        static_cast<double>(input.experts);
+  const int sweeps = visits > kManyVisits ? 1 : kCoverSweeps;
   for (int s = 0; s < sweeps; ++s) {
     refine_covers(search, order, true);
     if (owners == nullptr) continue;

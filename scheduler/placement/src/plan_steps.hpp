@@ -23,8 +23,8 @@ inline constexpr int kGroupSweeps = 20;  // most; they end when little is saved
 inline constexpr int64_t kSampledEntries = 500'000;
 
 inline constexpr int kCoverSweeps = 2;
-/// Entries of all lists from which on there is one sweep: the second saves about one per cent.
-inline constexpr int64_t kManyEntries = 4'000'000;
+/// Entries times rows of an expert from which on there is one sweep: the second saves few per cent.
+inline constexpr double kManyVisits = 5e6;
 
 /// Throws unless the input is complete and its options make sense.
 void check_input(const PlanInput& input);

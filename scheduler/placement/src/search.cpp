@@ -1,10 +1,9 @@
-#include "scheduler/placement/src/search.hpp"
-
 #include <algorithm>
 #include <numeric>
 #include <utility>
 
 #include "scheduler/placement/src/plan_steps.hpp"
+#include "scheduler/placement/src/search.hpp"
 
 namespace airmoe::scheduler::placement {
 namespace {

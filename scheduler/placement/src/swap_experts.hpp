@@ -12,8 +12,8 @@ struct RankExperts {
   std::vector<int32_t> experts;
 };
 
-/// Swaps an expert of the rank with most work and one of the rank with least, again and again,
-/// until no rank has more than `limit`, no swap helps, or `most_moved` experts have moved.
+/// Swaps experts of the rank with most work and of the rank with least, again and again, until
+/// no rank has more than `limit`, no swap helps, or `most_moved` experts have moved.
 /// @param work            of each expert.                      Shape: [E]
 /// @param ranks           and their experts, in any order
 /// @param rank_of_expert  (in and out) follows the swaps.      Shape: [E]
