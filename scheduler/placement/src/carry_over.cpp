@@ -1,5 +1,6 @@
-#include "comm/base/error.hpp"
 #include "scheduler/placement/carry_over.hpp"
+
+#include "comm/base/error.hpp"
 
 namespace airmoe::scheduler {
 

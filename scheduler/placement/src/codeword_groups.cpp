@@ -1,3 +1,5 @@
+#include "scheduler/placement/src/codeword_groups.hpp"
+
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -6,7 +8,6 @@
 #include <metis.h>
 
 #include "comm/base/error.hpp"
-#include "scheduler/placement/src/codeword_groups.hpp"
 
 namespace airmoe::scheduler::placement {
 namespace {

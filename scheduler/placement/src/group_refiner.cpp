@@ -1,8 +1,8 @@
+#include "scheduler/placement/src/group_refiner.hpp"
+
 #include <algorithm>
 #include <limits>
 #include <utility>
-
-#include "scheduler/placement/src/group_refiner.hpp"
 
 namespace airmoe::scheduler::placement {
 namespace {

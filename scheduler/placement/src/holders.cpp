@@ -1,7 +1,7 @@
+#include "scheduler/placement/src/holders.hpp"
+
 #include <algorithm>
 #include <utility>
-
-#include "scheduler/placement/src/holders.hpp"
 
 namespace airmoe::scheduler::placement {
 

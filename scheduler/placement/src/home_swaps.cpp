@@ -1,9 +1,9 @@
+#include "scheduler/placement/src/home_swaps.hpp"
+
 #include <algorithm>
 #include <numeric>
 #include <tuple>
 #include <utility>
-
-#include "scheduler/placement/src/home_swaps.hpp"
 
 namespace airmoe::scheduler::placement {
 

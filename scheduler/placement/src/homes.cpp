@@ -1,7 +1,8 @@
+#include "scheduler/placement/src/homes.hpp"
+
 #include <algorithm>
 
 #include "comm/base/partition.hpp"
-#include "scheduler/placement/src/homes.hpp"
 
 namespace airmoe::scheduler::placement {
 

@@ -1,9 +1,10 @@
+#include "scheduler/placement/src/no_copies.hpp"
+
 #include <algorithm>
 #include <numeric>
 #include <utility>
 
 #include "comm/base/partition.hpp"
-#include "scheduler/placement/src/no_copies.hpp"
 #include "scheduler/placement/src/parts.hpp"
 #include "scheduler/placement/src/plan_steps.hpp"
 #include "scheduler/placement/src/spread.hpp"

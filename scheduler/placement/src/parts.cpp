@@ -1,10 +1,10 @@
+#include "scheduler/placement/src/parts.hpp"
+
 #include <algorithm>
 #include <cmath>
 #include <functional>
 #include <numeric>
 #include <queue>
-
-#include "scheduler/placement/src/parts.hpp"
 
 namespace airmoe::scheduler::placement {
 namespace {

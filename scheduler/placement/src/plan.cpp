@@ -1,3 +1,5 @@
+#include "scheduler/placement/plan.hpp"
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -5,7 +7,6 @@
 
 #include "comm/base/error.hpp"
 #include "comm/base/partition.hpp"
-#include "scheduler/placement/plan.hpp"
 #include "scheduler/placement/src/codeword_groups.hpp"
 #include "scheduler/placement/src/group_refiner.hpp"
 #include "scheduler/placement/src/homes.hpp"

@@ -1,7 +1,7 @@
+#include "scheduler/placement/src/refine.hpp"
+
 #include <algorithm>
 #include <span>
-
-#include "scheduler/placement/src/refine.hpp"
 
 namespace airmoe::scheduler::placement {
 namespace {

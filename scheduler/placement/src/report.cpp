@@ -1,9 +1,10 @@
+#include "scheduler/placement/report.hpp"
+
 #include <algorithm>
 #include <numeric>
 
 #include "comm/base/error.hpp"
 #include "comm/base/partition.hpp"
-#include "scheduler/placement/report.hpp"
 
 namespace airmoe::scheduler {
 namespace {

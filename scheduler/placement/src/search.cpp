@@ -1,9 +1,10 @@
+#include "scheduler/placement/src/search.hpp"
+
 #include <algorithm>
 #include <numeric>
 #include <utility>
 
 #include "scheduler/placement/src/plan_steps.hpp"
-#include "scheduler/placement/src/search.hpp"
 
 namespace airmoe::scheduler::placement {
 namespace {

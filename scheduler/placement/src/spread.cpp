@@ -1,8 +1,9 @@
+#include "scheduler/placement/src/spread.hpp"
+
 #include <algorithm>
 #include <numeric>
 
 #include "scheduler/placement/src/plan_steps.hpp"
-#include "scheduler/placement/src/spread.hpp"
 #include "scheduler/placement/src/swap_experts.hpp"
 
 namespace airmoe::scheduler::placement {

@@ -1,7 +1,7 @@
+#include "scheduler/placement/src/swap_experts.hpp"
+
 #include <algorithm>
 #include <numeric>
-
-#include "scheduler/placement/src/swap_experts.hpp"
 
 namespace airmoe::scheduler::placement {
 
