@@ -25,8 +25,6 @@ namespace {
 
 constexpr double kBudgets[] = {1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64};
 
-constexpr double kUnused = 0.97;  // of a budget, when the plan did not need it
-
 double sum(const std::array<double, scheduler::kChannels>& bytes,
            std::initializer_list<Channel> channels) {
   double total = 0;
@@ -127,8 +125,9 @@ class Sweep {
       const StepPrediction step = predict_cover(trace_, spread_, placement, shape_);
       add(step, estimate_cover(input(), placement, shape_, options_.machine), "cover", budget);
       if (worth(rows_.back()) < worth(rows_[best])) best = rows_.size() - 1;
-      // A plan that leaves room would be the same with more.
-      if (options_.budgets.empty() && budget > 1 && rows_.back().rows_max < kUnused * budget) break;
+      // Once the budget does not bind, plans repeat themselves.
+      const std::size_t n = rows_.size();
+      if (options_.budgets.empty() && n > 1 && rows_[n - 1].bytes == rows_[n - 2].bytes) break;
     }
     rows_[best].best = true;
   }
