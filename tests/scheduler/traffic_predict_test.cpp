@@ -110,9 +110,11 @@ Wire naive_cover(const RoutingTrace& trace, const TokenSpread& spread, const Pla
   const int64_t values = ((s.gated ? 3 : 2) * s.expert_dim + 1) * s.dim;
   for (const auto& [r, e] : held) {
     wire.add(Channel::copy_requests, 0, r, placement.home[e], 4);
-    wire.add(Channel::copy_values, 0, placement.home[e], r, 4 * values);
+    wire.add(Channel::copy_values, 0, placement.home[e], r, 4 * s.dim);
   }
-  for (const auto& [r, e] : ever) {
+  for (const auto& [r, e] : ever) {  // the rest of those that are selected: a second exchange
+    wire.add(Channel::copy_requests, 1, r, placement.home[e], 4);
+    wire.add(Channel::copy_values, 1, placement.home[e], r, 4 * (values - s.dim));
     const int64_t w = s.sums == SumPrecision::f32 ? 4 : 8;
     wire.add(Channel::copy_gradients, 0, r, placement.home[e], 4 + values * w);
   }
@@ -140,9 +142,11 @@ Wire naive_gather(const RoutingTrace& trace, const TokenSpread& spread, const Pl
   const int64_t values = ((s.gated ? 3 : 2) * s.expert_dim + 1) * s.dim;
   for (const auto& [r, e] : held) {
     wire.add(Channel::copy_requests, 0, r, placement.home[e], 4);
-    wire.add(Channel::copy_values, 0, placement.home[e], r, 4 * values);
+    wire.add(Channel::copy_values, 0, placement.home[e], r, 4 * s.dim);
   }
-  for (const auto& [r, e] : ever) {
+  for (const auto& [r, e] : ever) {  // the rest of those that are selected: a second exchange
+    wire.add(Channel::copy_requests, 1, r, placement.home[e], 4);
+    wire.add(Channel::copy_values, 1, placement.home[e], r, 4 * (values - s.dim));
     const int64_t w = s.sums == SumPrecision::f32 ? 4 : 8;
     wire.add(Channel::copy_gradients, 0, r, placement.home[e], 4 + values * w);
   }
