@@ -38,7 +38,7 @@ class RankCount(TrainTest):
 
 class Exchange(TrainTest):
     """No strategy, budget, placement or chunking changes a bit of what is trained."""
-    OPTIONS = ["--steps", 40, "--lr", 0.01, "--warmup", 2, "--eval-every", 0]
+    OPTIONS = ["--steps", 40, "--lr", 0.01, "--warmup", 2, "--eval-every", 0, "--batch", 16]
     STRATEGIES = [("block", 3, "cover", 1, ["--move-homes", "no"]),
                   ("homes", 4, "cover", 1, ["--replan-every", 5]),
                   ("copies", 2, "cover", 1.5, ["--overlap-chunks", 1]),
@@ -54,7 +54,8 @@ class Exchange(TrainTest):
         want = datasets(one.checkpoint(40))
         runs = in_parallel([
             lambda s=s: self.train(s[1], s[0], *self.OPTIONS, "--exchange", s[2], "--copy-budget",
-                                   s[3], *s[4]) for s in self.STRATEGIES])
+                                   s[3], "--network", self.slow_network, *s[4])
+            for s in self.STRATEGIES])
         for (name, *_), run in zip(self.STRATEGIES, runs):
             with self.subTest(name):
                 self.assert_close_losses(run, one, TOLERANCE)
@@ -63,7 +64,8 @@ class Exchange(TrainTest):
                 for path, values in want.items():
                     self.assertTrue((got[path] == values).all(), path)
         self.assertEqual(runs[0].metrics()[-1]["bytes_copies"], 0)
-        self.assertGreater(runs[3].metrics()[-1]["bytes_copies"], 0)
+        for run in runs[2:5]:
+            self.assertTrue(any(step["bytes_copies"] for step in run.metrics()))
         self.assertEqual(runs[7].metrics()[-1]["bytes_per_token"], 0)
 
     def test_a_cap_on_ranks_changes_the_lists(self):

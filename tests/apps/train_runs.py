@@ -137,6 +137,11 @@ class TrainTest(unittest.TestCase):
         cls.temporary = tempfile.TemporaryDirectory(prefix="airmoe-e2e-")
         cls.data = cls.path("data")
         write_text(cls.data)
+        # A network where only bytes count: with it, placements of small models make copies.
+        cls.slow_network = cls.path("network.json")
+        with open(cls.slow_network, "w", encoding="utf-8") as file:
+            file.write('{"latency_s": 1e-12, "bandwidth_bytes_per_s": 1e6, '
+                       '"memory_bandwidth_bytes_per_s": 1e15, "flops": 1e18}')
 
     @classmethod
     def tearDownClass(cls):

@@ -47,6 +47,8 @@ PlacementStep::PlacementStep(comm::Communicator& comm, const ModelConfig& model,
       shape_(traffic_shape(model, sums)),
       row_limit_(scheduler::row_limit(model.experts, comm.size(), exchange.copy_budget)) {
   record_.exchange = config_.exchange == Exchange::automatic ? Exchange::cover : config_.exchange;
+  // A capped list spans the owners at the time it was built.
+  if (config_.rank_cap > 0) config_.move_homes = false;
 }
 
 bool PlacementStep::due(uint32_t step) const {
