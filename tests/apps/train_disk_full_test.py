@@ -69,7 +69,8 @@ class DiskFull(TrainTest):
         """EFBIG instead of ENOSPC; SIGXFSZ must not kill."""
         first = self.train(2, "limited", "--steps", 2)
         kibibytes = os.path.getsize(first.checkpoint(2)) // 2048
-        words = command(2, self.small_run("limited", "--steps", 4, "--resume", "auto"))
+        words = command(2, self.small_run("limited", "--steps", 4, "--resume", "auto",
+                                          "--sparse-algorithm", "nbx"))
         words[3:3] = ["sh", "-c", f'ulimit -f {2 * kibibytes}; exec "$@"', "sh"]  # 512 bytes each
         # Without shared memory: its files are larger.
         run = self.finish(words, self.path("limited"), env=os.environ | {

@@ -181,7 +181,8 @@ class Output(TrainTest):
 
     def test_bytes_are_those_of_the_covers(self):
         """Every list spans both ranks: each token goes once to the other rank, d floats."""
-        run = self.train(2, "bytes", "--steps", 5, "--no-checkpoint")
+        run = self.train(2, "bytes", "--steps", 5, "--no-checkpoint", "--exchange", "cover",
+                         "--copy-budget", 1, "--move-homes", "no")
         summary = run.summary()
         self.assertEqual(summary["lambda_candidate"], 2)
         self.assertTrue(4 * D <= summary["bytes_dispatch"] <= 4 * D * 1.2 + 8, summary)
