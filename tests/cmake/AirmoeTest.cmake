@@ -10,6 +10,11 @@
 # Registers tests/<folder>/<name>_test.py as <folder>.<name>, run by AIRMOE_PYTHON. It may start
 # mpirun itself; label it mpi if it does.
 #
+# airmoe_gpu_test(<folder>/cuda/<name> LIBS <targets> [RANKS <n>...] [TIMEOUT <seconds>])
+#
+# The same with label gpu (support/gpu_main.cpp; with RANKS support/mpi_main.cpp, whose tests skip
+# by themselves). Skipped with the reason where no CUDA device is; nothing where CUDA is not built.
+#
 # TIMEOUT is per entry, 120 s unless given: a hang is a failure that names the entry.
 
 # More ranks than cores, any user, no pinning. Ranks that wait give the core to the others. The
@@ -71,6 +76,35 @@ function(airmoe_test path)
       TIMEOUT ${T_TIMEOUT} PROCESSORS ${processors} LABELS "mpi;${T_LABELS}"
       ENVIRONMENT "${AIRMOE_TEST_ENVIRONMENT};${AIRMOE_MPI_ENVIRONMENT}")
   endforeach()
+endfunction()
+
+if(AIRMOE_CUDA)
+  add_library(airmoe_test_gpu_main OBJECT "${PROJECT_SOURCE_DIR}/tests/support/gpu_main.cpp")
+  target_include_directories(airmoe_test_gpu_main PUBLIC "${PROJECT_SOURCE_DIR}"
+                             "${PROJECT_SOURCE_DIR}/tests")
+  target_link_libraries(airmoe_test_gpu_main PUBLIC GTest::gtest airmoe::base
+                        PRIVATE airmoe::warnings)
+endif()
+
+function(airmoe_gpu_test path)
+  if(NOT AIRMOE_CUDA)
+    return()
+  endif()
+  cmake_parse_arguments(T "" "TIMEOUT" "LIBS;RANKS" ${ARGN})
+  if(NOT T_TIMEOUT)
+    set(T_TIMEOUT 120)
+  endif()
+  if(T_RANKS)
+    airmoe_test(${path} LIBS ${T_LIBS} RANKS ${T_RANKS} LABELS gpu TIMEOUT ${T_TIMEOUT})
+    return()
+  endif()
+  string(REPLACE "/" "." name ${path})
+  set(target test.${name})
+  add_executable(${target} "${PROJECT_SOURCE_DIR}/tests/${path}_test.cpp")
+  target_link_libraries(${target} PRIVATE ${T_LIBS} airmoe_test_gpu_main airmoe::warnings)
+  add_test(NAME ${name} COMMAND ${target})
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${T_TIMEOUT} LABELS gpu SKIP_RETURN_CODE 77
+                       ENVIRONMENT "${AIRMOE_TEST_ENVIRONMENT}")
 endfunction()
 
 function(airmoe_python_test path)

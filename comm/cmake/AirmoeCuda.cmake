@@ -1,0 +1,41 @@
+# Looks for CUDA as AIRMOE_WITH_CUDA says and sets AIRMOE_CUDA. Kernels are built for sm_80 and sm_90,
+# and as PTX for what comes after.
+set(AIRMOE_CUDA OFF)
+if(AIRMOE_WITH_CUDA)
+  include(CheckLanguage)
+  if(NOT DEFINED CMAKE_CUDA_COMPILER AND EXISTS /usr/local/cuda/bin/nvcc)
+    set(CMAKE_CUDA_COMPILER /usr/local/cuda/bin/nvcc)
+  endif()
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+      set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 90-virtual)
+    endif()
+    enable_language(CUDA)
+    set(CMAKE_CUDA_STANDARD 20)
+    set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+    set(CMAKE_CUDA_EXTENSIONS OFF)
+    find_package(CUDAToolkit 12.0 REQUIRED)
+    set(AIRMOE_CUDA ON)
+  elseif(NOT AIRMOE_WITH_CUDA STREQUAL "AUTO")
+    message(FATAL_ERROR "AIRMOE_WITH_CUDA=${AIRMOE_WITH_CUDA}: no CUDA compiler found; set "
+            "CMAKE_CUDA_COMPILER, or AIRMOE_WITH_CUDA=OFF")
+  endif()
+endif()
+
+# airmoe_cuda_sources(<name> [LINK <targets>]): adds cuda/src/ of this folder to airmoe_<name>, if
+# CUDA is there.
+function(airmoe_cuda_sources name)
+  cmake_parse_arguments(C "" "" "LINK" ${ARGN})
+  if(NOT AIRMOE_CUDA)
+    return()
+  endif()
+  file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/cuda/src/*.cu"
+       "${CMAKE_CURRENT_SOURCE_DIR}/cuda/src/*.cpp")
+  if(sources)
+    target_sources(airmoe_${name} PRIVATE ${sources})
+    target_compile_options(airmoe_${name} PRIVATE
+      $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -lineinfo -Xcompiler=-Wall>)
+    target_link_libraries(airmoe_${name} PUBLIC CUDA::cudart_static PRIVATE ${C_LINK})
+  endif()
+endfunction()

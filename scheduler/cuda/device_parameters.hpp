@@ -1,0 +1,70 @@
+#pragma once
+// The parameters of a model on a device: one array each for values, gradients, moments and the
+// copies in the compute type, in which every parameter has its place.
+
+#include <cstdint>
+#include <unordered_map>
+#include <vector>
+
+#include "comm/base/cuda/device_buffer.hpp"
+#include "scheduler/parameter.hpp"
+
+namespace airmoe::scheduler::cuda {
+
+using airmoe::cuda::DeviceBuffer;
+
+/// One parameter's elements within the arrays.
+struct Segment {
+  int64_t begin = 0, count = 0;  ///< elements
+  bool decay = false;            ///< weight decay applies
+};
+
+/// Parameters lie in creation order without gaps, the replicated ones first: neighbours such as wq,
+/// wk, wv are one matrix. T: what kernels compute in, float or __nv_bfloat16. Memory: 16 bytes per
+/// element, and 2 more for bf16.
+template <class T>
+class DeviceParameters {
+ public:
+  /// Local: allocates; copies nothing. Sizes of parameters are multiples of 8 elements; throws
+  /// Error naming one that is not. Keeps a reference to `host`, whose arrays are the values before
+  /// upload() and after download() only.
+  explicit DeviceParameters(ParameterSet& host);
+
+  /// Local: values and moments from the host, gradients zero; waits.
+  void upload(cudaStream_t stream);
+  /// Local: values and moments to the host; waits.
+  void download(cudaStream_t stream);
+  /// Asynchronous: copies in the compute type from the values (nothing to do for float).
+  void refresh_compute(cudaStream_t stream);
+  void zero_gradients(cudaStream_t stream) { gradient_.zero(stream); }
+
+  float* value(const Parameter& p) { return value_.data() + segment(p).begin; }
+  float* gradient(const Parameter& p) { return gradient_.data() + segment(p).begin; }
+  /// The weights that kernels read.
+  const T* compute(const Parameter& p) const { return compute_all() + segment(p).begin; }
+  const Segment& segment(const Parameter& p) const { return segments_.at(place_.at(&p)); }
+
+  /// The whole arrays, for the optimizer, norms and all-reduce. Shape: [size()]
+  int64_t size() const { return size_; }
+  int64_t replicated_size() const { return replicated_; }  ///< they come first
+  float* values() { return value_.data(); }
+  float* gradients() { return gradient_.data(); }
+  float* moments1() { return moment1_.data(); }
+  float* moments2() { return moment2_.data(); }
+  /// nullptr for float, which has no copies.
+  T* compute_copies();
+  const std::vector<Segment>& segments() const { return segments_; }
+
+ private:
+  const T* compute_all() const;
+
+  ParameterSet& host_;
+  std::vector<Parameter*> order_;
+  std::vector<Segment> segments_;  // neighbours with equal decay are not merged
+  std::unordered_map<const Parameter*, std::size_t> place_;
+  int64_t size_ = 0, replicated_ = 0;
+  DeviceBuffer<float> value_, gradient_, moment1_, moment2_;
+  DeviceBuffer<T> compute_;
+};
+
+}  // namespace airmoe::scheduler::cuda

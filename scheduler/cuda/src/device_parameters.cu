@@ -1,0 +1,104 @@
+#include <type_traits>
+
+#include <cuda_bf16.h>
+
+#include "scheduler/cuda/device_parameters.hpp"
+
+namespace airmoe::scheduler::cuda {
+namespace {
+
+__global__ void to_bf16(const float4* __restrict__ from, uint2* __restrict__ to, int64_t quads) {
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < quads;
+       i += stride) {
+    const float4 x = from[i];
+    __nv_bfloat162 pair[2] = {__floats2bfloat162_rn(x.x, x.y), __floats2bfloat162_rn(x.z, x.w)};
+    to[i] = *reinterpret_cast<const uint2*>(pair);
+  }
+}
+
+void copy(float* to, const float* from, int64_t count, cudaMemcpyKind kind, cudaStream_t stream) {
+  if (count == 0) return;
+  const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(float);
+  AIRMOE_CUDA(cudaMemcpyAsync(to, from, bytes, kind, stream));
+}
+
+}  // namespace
+
+template <class T>
+DeviceParameters<T>::DeviceParameters(ParameterSet& host) : host_(host) {
+  for (const Sharding sharding : {Sharding::replicated, Sharding::by_expert}) {
+    for (auto& p : host.all()) {
+      if (p->sharding != sharding) continue;
+      if (p->local_size() % 8 != 0) {
+        fail(ExitCode::config,
+             "{} has {} elements: on a device every parameter needs a multiple of 8, choose --dim "
+             "and the numbers of heads and experts so",
+             p->name, p->local_size());
+      }
+      place_[p.get()] = segments_.size();
+      segments_.push_back({size_, p->local_size(), p->decay});
+      order_.push_back(p.get());
+      size_ += p->local_size();
+    }
+    if (sharding == Sharding::replicated) replicated_ = size_;
+  }
+  for (DeviceBuffer<float>* all : {&value_, &gradient_, &moment1_, &moment2_}) all->ensure(size_);
+  if constexpr (!std::is_same_v<T, float>) compute_.ensure(size_);
+}
+
+template <class T>
+void DeviceParameters<T>::upload(cudaStream_t stream) {
+  for (std::size_t i = 0; i < order_.size(); ++i) {
+    const Segment& s = segments_[i];
+    const Parameter& p = *order_[i];
+    copy(value_.data() + s.begin, p.value.data(), s.count, cudaMemcpyHostToDevice, stream);
+    copy(moment1_.data() + s.begin, p.moment1.data(), s.count, cudaMemcpyHostToDevice, stream);
+    copy(moment2_.data() + s.begin, p.moment2.data(), s.count, cudaMemcpyHostToDevice, stream);
+  }
+  zero_gradients(stream);
+  refresh_compute(stream);
+  AIRMOE_CUDA(cudaStreamSynchronize(stream));
+}
+
+template <class T>
+void DeviceParameters<T>::download(cudaStream_t stream) {
+  for (std::size_t i = 0; i < order_.size(); ++i) {
+    const Segment& s = segments_[i];
+    Parameter& p = *order_[i];
+    copy(p.value.data(), value_.data() + s.begin, s.count, cudaMemcpyDeviceToHost, stream);
+    copy(p.moment1.data(), moment1_.data() + s.begin, s.count, cudaMemcpyDeviceToHost, stream);
+    copy(p.moment2.data(), moment2_.data() + s.begin, s.count, cudaMemcpyDeviceToHost, stream);
+  }
+  AIRMOE_CUDA(cudaStreamSynchronize(stream));
+}
+
+template <class T>
+void DeviceParameters<T>::refresh_compute(cudaStream_t stream) {
+  if constexpr (!std::is_same_v<T, float>) {
+    if (size_ == 0) return;
+    const int blocks = airmoe::cuda::device_properties().multiprocessors * 8;
+    to_bf16<<<blocks, 256, 0, stream>>>(reinterpret_cast<const float4*>(value_.data()),
+                                        reinterpret_cast<uint2*>(compute_.data()), size_ / 4);
+    AIRMOE_CUDA_LAUNCHED();
+  }
+}
+
+template <class T>
+T* DeviceParameters<T>::compute_copies() {
+  return std::is_same_v<T, float> ? nullptr : compute_.data();
+}
+
+template <class T>
+const T* DeviceParameters<T>::compute_all() const {
+  if constexpr (std::is_same_v<T, float>) {
+    return value_.data();
+  } else {
+    return compute_.data();
+  }
+}
+
+template class DeviceParameters<float>;
+template class DeviceParameters<__nv_bfloat16>;
+
+}  // namespace airmoe::scheduler::cuda
