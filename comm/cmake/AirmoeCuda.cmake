@@ -12,6 +12,10 @@ if(AIRMOE_WITH_CUDA)
       set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 90-virtual)
     endif()
     enable_language(CUDA)
+    if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know it
+      set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+      set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+    endif()
     set(CMAKE_CUDA_STANDARD 20)
     set(CMAKE_CUDA_STANDARD_REQUIRED ON)
     set(CMAKE_CUDA_EXTENSIONS OFF)
@@ -35,7 +39,9 @@ function(airmoe_cuda_sources name)
   if(sources)
     target_sources(airmoe_${name} PRIVATE ${sources})
     target_compile_options(airmoe_${name} PRIVATE
-      $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -lineinfo -Xcompiler=-Wall>)
+      $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -lineinfo -Xcompiler=-Wall>
+      # nvcc cannot run the compile-time check of format strings.
+      $<$<COMPILE_LANGUAGE:CUDA>:-DFMT_CONSTEVAL=>)
     target_link_libraries(airmoe_${name} PUBLIC CUDA::cudart_static PRIVATE ${C_LINK})
   endif()
 endfunction()
