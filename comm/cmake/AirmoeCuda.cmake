@@ -41,7 +41,7 @@ function(airmoe_cuda_sources name)
     target_compile_options(airmoe_${name} PRIVATE
       $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -lineinfo -Xcompiler=-Wall>
       # nvcc cannot run the compile-time check of format strings.
-      $<$<COMPILE_LANGUAGE:CUDA>:-DFMT_CONSTEVAL=>)
+      $<$<COMPILE_LANGUAGE:CUDA>:-DFMT_CONSTEVAL= -DFMT_USE_CONSTEXPR=1>)
     target_link_libraries(airmoe_${name} PUBLIC CUDA::cudart_static PRIVATE ${C_LINK})
   endif()
 endfunction()

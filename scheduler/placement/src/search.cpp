@@ -33,6 +33,7 @@ Search::Search(const PlanInput& input, const Parts& parts, int64_t row_limit)
       present_(load_.size()),
       own_rows_(load_.size()),
       own_entries_(load_.size()),
+      room_(load_.size()),
       in_cover_(load_.size()),
       new_rank_(static_cast<std::size_t>(input.length)) {
   const double tokens = std::accumulate(input.tokens.begin(), input.tokens.end(), 0.0);

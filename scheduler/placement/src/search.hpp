@@ -76,8 +76,20 @@ class Search {
   double overload(int64_t part, int rank, int64_t entries) const;
   /// What the placed part costs.
   double cost_now(int64_t part) const;
-  /// Entries of the part that the rank can score within the limit.
-  int64_t room_for_work(int64_t part, int rank) const;
+  /// Entries of the part that each rank can score within the limit (room_).
+  void count_room(int64_t part);
+  /// Entries of the part that each rank holds anyway (held_), as counted in present_.
+  void index_holders(int64_t part);
+  /// Ranks that would hold an entry of the part if it were not placed.
+  template <class Visit>
+  void for_each_holder(int64_t part, int64_t entry, Visit&& visit) const {
+    const int32_t expert = list(part)[static_cast<std::size_t>(entry)];
+    const int own = placed_[part] ? rank_[part * input_.length + entry] : -1;
+    const std::span<const Holders::Holder> holders = holders_.of(expert);
+    for (const Holders::Holder& h : holders) {
+      if (h.rank != own || holders_.stays_without(h, &h == holders.data())) visit(h.rank);
+    }
+  }
 
   const PlanInput& input_;
   const Parts& parts_;
@@ -90,13 +102,13 @@ class Search {
   int64_t row_limit_;
 
   // Working memory. Shape: [R]
-  std::vector<int64_t> present_, own_rows_, own_entries_;
+  std::vector<int64_t> present_, own_rows_, own_entries_, room_;
   std::vector<char> in_cover_;
   std::vector<int> cover_;
   std::vector<int64_t> taken_;  // entries that each rank of cover_ has
-  // Shape: [M]
-  std::vector<int32_t> rest_;  // entries without a rank yet
-  std::vector<uint16_t> new_rank_;
+  std::vector<int64_t> held_begin_;  // [R + 1]
+  Buffer<int32_t> held_;             // entries, by rank that holds them
+  std::vector<uint16_t> new_rank_;   // [M]
 };
 
 }  // namespace airmoe::scheduler::placement

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 
 #include "scheduler/placement/src/search.hpp"
 
@@ -11,6 +12,7 @@ namespace {
 constexpr double kInfinite = std::numeric_limits<double>::infinity();
 constexpr std::size_t kAhead = 12;  // entries, for prefetching
 constexpr uint16_t kNoRank = std::numeric_limits<uint16_t>::max();
+constexpr double kMostRoom = 1e15;  // entries
 
 }  // namespace
 
@@ -57,14 +59,32 @@ double Search::cost_now(int64_t part) const {
          parts_.tokens[part] * elsewhere_ * input_.costs.per_token(cover);
 }
 
-int64_t Search::room_for_work(int64_t part, int rank) const {
-  const double room = load_limit_ - load_[rank], tokens = parts_.tokens[part];
-  return own_entries_[rank] + static_cast<int64_t>(std::max(0.0, room / tokens));
+void Search::count_room(int64_t part) {
+  const double tokens = parts_.tokens[part];
+  for (std::size_t r = 0; r < room_.size(); ++r) {
+    const double room = std::max(0.0, (load_limit_ - load_[r]) / tokens);
+    room_[r] = own_entries_[r] + static_cast<int64_t>(std::min(room, kMostRoom));
+  }
+}
+
+void Search::index_holders(int64_t part) {
+  const std::span<const int32_t> experts = list(part);
+  held_begin_.resize(present_.size() + 1);
+  held_begin_[0] = 0;
+  std::partial_sum(present_.begin(), present_.end(), held_begin_.begin() + 1);
+  held_.ensure(held_begin_.back());
+  for (std::size_t j = 0; j < experts.size(); ++j) {
+    holders_.prefetch(experts[std::min(j + kAhead, experts.size() - 1)]);
+    for_each_holder(part, static_cast<int64_t>(j),
+                    [&](int rank) { held_[held_begin_[rank]++] = static_cast<int32_t>(j); });
+  }
+  // Filling moved every begin to the next one's place.
+  std::copy_backward(held_begin_.begin(), held_begin_.end() - 1, held_begin_.end());
+  held_begin_[0] = 0;
 }
 
 void Search::place_at_least_cost(int64_t part, bool strict) {
   const std::span<const int32_t> experts = list(part);
-  const uint16_t* own = rank_.data() + part * input_.length;
   const bool placed = placed_[part];
   const double tokens = parts_.tokens[part] * elsewhere_, copy = input_.costs.per_copy();
   count_without(part);
@@ -91,20 +111,27 @@ void Search::place_at_least_cost(int64_t part, bool strict) {
 
   // A wider cover: always the rank that holds most of what has no rank yet. What is left when the
   // cover has k ranks becomes copies on one of them.
-  std::fill(in_cover_.begin(), in_cover_.end(), 0);
+  std::vector<uint16_t>& found = new_rank_;  // place in cover_ of the rank that holds the entry
+  std::fill(found.begin(), found.end(), kNoRank);
   cover_.clear();
   taken_.clear();
-  rest_.resize(experts.size());
-  for (std::size_t j = 0; j < experts.size(); ++j) rest_[j] = static_cast<int32_t>(j);
   double too_much = 0;
-  std::vector<uint16_t>& found = new_rank_;  // place in cover_ of the rank that holds the entry
-  while (!rest_.empty()) {
+  int64_t left = input_.length;
+  // A single rank was weighed above: only go on if two can be better.
+  if (tokens * input_.costs.per_token(2) < least) {
+    std::fill(in_cover_.begin(), in_cover_.end(), 0);
+    count_room(part);
+    index_holders(part);
+  } else {
+    left = 0;
+  }
+  while (left > 0) {
     const auto k = static_cast<int64_t>(cover_.size()) + 1;
     if (k > 1 && tokens * input_.costs.per_token(k) + too_much >= least) break;
     int next = -1;
     int64_t most = 0;
     for (int r = 0; r < input_.ranks; ++r) {
-      const int64_t entries = in_cover_[r] ? 0 : std::min(present_[r], room_for_work(part, r));
+      const int64_t entries = in_cover_[r] ? 0 : std::min(present_[r], room_[r]);
       if (entries > most) most = entries, next = r;
     }
     if (next < 0) {  // no rank has room for the work: the one that can end this soonest
@@ -117,43 +144,24 @@ void Search::place_at_least_cost(int64_t part, bool strict) {
       most = present_[next];
       too_much += overload(part, next, most);
     }
-    // A single rank was weighed above: only go on if two can be better.
-    if (k == 1 && tokens * input_.costs.per_token(2) >= least) break;
     in_cover_[next] = 1;
     cover_.push_back(next);
     taken_.push_back(most);
-
-    std::fill(present_.begin(), present_.end(), 0);
-    std::size_t left = 0;
-    for (std::size_t i = 0; i < rest_.size(); ++i) {
-      const int32_t j = rest_[i];
-      const auto ahead = std::min(i + kAhead, rest_.size() - 1);
-      holders_.prefetch(experts[rest_[ahead]]);
-      const std::span<const Holders::Holder> holders = holders_.of(experts[j]);
-      const int at = placed ? own[j] : -1;
-      const auto counts = [&](const Holders::Holder& h) {
-        return h.rank != at || holders_.stays_without(h, &h == holders.data());
-      };
-      found[j] = kNoRank;
-      for (const Holders::Holder& h : holders) {
-        if (most > 0 && h.rank == next && counts(h)) found[j] = static_cast<uint16_t>(k - 1);
-      }
-      if (found[j] != kNoRank) {
-        --most;
-        continue;
-      }
-      rest_[left++] = j;
-      for (const Holders::Holder& h : holders) present_[h.rank] += counts(h);
+    left -= most;
+    for (int64_t i = held_begin_[next]; most > 0; ++i) {
+      const int32_t j = held_[i];
+      if (found[j] != kNoRank) continue;
+      found[j] = static_cast<uint16_t>(k - 1);
+      for_each_holder(part, j, [&](int rank) { --present_[rank]; });
+      --most;
     }
-    rest_.resize(left);
 
     const double so_far = tokens * input_.costs.per_token(k) + too_much;
-    const auto entries = static_cast<int64_t>(left);
+    const double with_copies = so_far + copy * static_cast<double>(left);
     if (left == 0 && so_far < least) least = so_far, best_cover = cover_.size(), better = true;
-    for (std::size_t i = 0; i < cover_.size() && k > 1 && left > 0; ++i) {
-      if (!fits(cover_[i], entries)) continue;
-      const double cost = so_far + copy * static_cast<double>(entries) +
-                          overload(part, cover_[i], taken_[i] + entries);
+    for (std::size_t i = 0; i < cover_.size() && k > 1 && left > 0 && with_copies < least; ++i) {
+      if (!fits(cover_[i], left)) continue;
+      const double cost = with_copies + overload(part, cover_[i], taken_[i] + left);
       if (cost >= least) continue;
       least = cost, best_cover = cover_.size(), best_rank = cover_[i], better = true;
     }
