@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 
 namespace airmoe {
 
@@ -64,5 +65,8 @@ inline constexpr float kJitterBound = 4.4f;
 /// grouping or order of ids gives the same bits. Ids are not negative. Local.
 void add_jitter(float* x, const int32_t* id, int64_t count, float stddev,
                 const RandomStream& stream, uint32_t b, uint32_t c);
+/// The normal quantiles that add_jitter() looks its draws up in: a 16-bit draw has quantile
+/// `draw % 32,768`, with a minus where its upper bit is set. Shape: [32,768]. Local; computed once.
+std::span<const float> jitter_quantiles();
 
 }  // namespace airmoe

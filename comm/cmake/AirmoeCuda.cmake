@@ -27,6 +27,14 @@ if(AIRMOE_WITH_CUDA)
   endif()
 endif()
 
+# Compiler options of a target's CUDA sources.
+function(airmoe_cuda_options target)
+  target_compile_options(${target} PRIVATE
+    $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -lineinfo -Xcompiler=-Wall>
+    # nvcc cannot run the compile-time check of format strings.
+    $<$<COMPILE_LANGUAGE:CUDA>:-DFMT_CONSTEVAL= -DFMT_USE_CONSTEXPR=1>)
+endfunction()
+
 # airmoe_cuda_sources(<name> [LINK <targets>]): adds cuda/src/ of this folder to airmoe_<name>, if
 # CUDA is there.
 function(airmoe_cuda_sources name)
@@ -38,10 +46,7 @@ function(airmoe_cuda_sources name)
        "${CMAKE_CURRENT_SOURCE_DIR}/cuda/src/*.cpp")
   if(sources)
     target_sources(airmoe_${name} PRIVATE ${sources})
-    target_compile_options(airmoe_${name} PRIVATE
-      $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -lineinfo -Xcompiler=-Wall>
-      # nvcc cannot run the compile-time check of format strings.
-      $<$<COMPILE_LANGUAGE:CUDA>:-DFMT_CONSTEVAL= -DFMT_USE_CONSTEXPR=1>)
+    airmoe_cuda_options(airmoe_${name})
     target_link_libraries(airmoe_${name} PUBLIC CUDA::cudart_static PRIVATE ${C_LINK})
   endif()
 endfunction()

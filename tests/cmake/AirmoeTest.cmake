@@ -14,6 +14,7 @@
 #
 # The same with label gpu (support/gpu_main.cpp; with RANKS support/mpi_main.cpp, whose tests skip
 # by themselves). Skipped with the reason where no CUDA device is; nothing where CUDA is not built.
+# A <name>_test.cu is taken instead of <name>_test.cpp where there is one (tests with kernels).
 #
 # TIMEOUT is per entry, 120 s unless given: a hang is a failure that names the entry.
 
@@ -100,7 +101,12 @@ function(airmoe_gpu_test path)
   endif()
   string(REPLACE "/" "." name ${path})
   set(target test.${name})
-  add_executable(${target} "${PROJECT_SOURCE_DIR}/tests/${path}_test.cpp")
+  set(source "${PROJECT_SOURCE_DIR}/tests/${path}_test.cpp")
+  if(EXISTS "${PROJECT_SOURCE_DIR}/tests/${path}_test.cu")
+    set(source "${PROJECT_SOURCE_DIR}/tests/${path}_test.cu")
+  endif()
+  add_executable(${target} ${source})
+  airmoe_cuda_options(${target})
   target_link_libraries(${target} PRIVATE ${T_LIBS} airmoe_test_gpu_main airmoe::warnings)
   add_test(NAME ${name} COMMAND ${target})
   set_tests_properties(${name} PROPERTIES TIMEOUT ${T_TIMEOUT} LABELS gpu SKIP_RETURN_CODE 77

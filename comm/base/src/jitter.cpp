@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <numbers>
+#include <span>
 
 #include "comm/base/random.hpp"
 
@@ -145,11 +146,20 @@ struct NormalTable {
   }
 };
 
+const NormalTable& normal_table() {
+  static const NormalTable table;
+  return table;
+}
+
 }  // namespace
+
+std::span<const float> jitter_quantiles() {
+  return normal_table().quantile;
+}
 
 void add_jitter(float* x, const int32_t* id, int64_t count, float stddev,
                 const RandomStream& stream, uint32_t b, uint32_t c) {
-  static const NormalTable table;
+  const NormalTable& table = normal_table();
   alignas(64) uint64_t draws[kDrawBlock] = {};
   for (int64_t begin = 0; begin < count; begin += kDrawBlock) {
     const int64_t n = std::min(kDrawBlock, count - begin);
