@@ -251,6 +251,14 @@ void TrainOptions::add_training() {
   add<double>(group, "clip", "X",
               fmt::format("largest global gradient norm; 0: no clipping ({})", d.clip),
               [](TrainConfig& c, double v) { c.clip = v; });
+  add<std::string>(
+      group, "device", "NAME", "where the training step runs: cpu or cuda (cpu)",
+      [](TrainConfig& c, const std::string& v) { c.device = scheduler::parse_device(v); });
+  add<std::string>(group, "compute-type", "NAME",
+                   "what matrix products of --device cuda read: bf16 or f32 (bf16)",
+                   [](TrainConfig& c, const std::string& v) {
+                     c.compute_type = scheduler::parse_compute_type(v);
+                   });
   add<int64_t>(group, "seed", "N", fmt::format("seed of everything random ({})", d.seed),
                [](TrainConfig& c, int64_t v) {
                  if (v < 0) fail(ExitCode::config, "--seed {}: give a number of at least 0", v);

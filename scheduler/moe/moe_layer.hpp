@@ -98,6 +98,9 @@ class MoeLayer : public MoeSlot {
   /// Collective. The same lists in shortlists() alone, for files: nobody is told what to score and
   /// no copy is fetched, the next forward rebuilds them.
   void rebuild_stored_lists();
+  /// Local: takes the lists that this rank merges from a device, after its centroids and codebook.
+  /// @param evaluation  they are the lists of the present state without jitter
+  void adopt_lists(std::span<const int32_t> merged, bool evaluation);
 
   int64_t layer() const { return layer_; }
   int rank() const { return rank_; }

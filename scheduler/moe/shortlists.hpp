@@ -52,6 +52,10 @@ class Shortlists {
   /// Local: entries of `which` (ascending) that rank r merges, as [begin, end).
   std::pair<int64_t, int64_t> part_of(std::span<const int32_t> which, int r) const;
 
+  /// Local: replaces the lists that this rank merges, as made elsewhere (a device). Shape as
+  /// merged_lists().
+  void set_merged(std::span<const int32_t> lists);
+
   /// Collective. All lists, on every rank. Shape: [G, M]
   void gather_all(std::span<int32_t> lists) const;
   /// Collective. All lists, on one rank; `lists` is ignored on the others.

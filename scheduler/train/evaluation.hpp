@@ -5,7 +5,7 @@
 
 #include "scheduler/data/sampler.hpp"
 #include "scheduler/moe/quality_probe.hpp"
-#include "scheduler/train/model.hpp"
+#include "scheduler/train/engine.hpp"
 
 namespace airmoe::scheduler {
 
@@ -26,10 +26,10 @@ class Evaluation {
   /// Collective; the same result on all ranks, whatever their number up to rounding. The routing
   /// probe uses tokens of the first pass; without validation data it runs on the first training
   /// windows.
-  EvaluationResult run(Model& model);
+  EvaluationResult run(Model& model, Engine& engine);
 
  private:
-  double pass(Model& model, int64_t begin, int64_t end);
+  double pass(Engine& engine, int64_t begin, int64_t end);
 
   comm::Communicator& comm_;
   const Sampler& sampler_;

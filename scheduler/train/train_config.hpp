@@ -9,6 +9,7 @@
 #include "experts/cost_model.hpp"
 #include "scheduler/data/corpus.hpp"
 #include "scheduler/data/split.hpp"
+#include "scheduler/device_kind.hpp"
 #include "scheduler/exchange_config.hpp"
 #include "scheduler/model_config.hpp"
 #include "scheduler/optim/adamw.hpp"
@@ -39,6 +40,8 @@ struct TrainConfig {
   AdamWOptions adamw;
   double clip = 1.0;  ///< largest global gradient norm; 0: no clipping
   uint64_t seed = 1;
+  DeviceKind device = DeviceKind::cpu;
+  ComputeType compute_type = ComputeType::bf16;  ///< on a CUDA device; the processor has f32 only
   experts::Path expert_path = experts::Path::automatic;
   SumPrecision sums = SumPrecision::f64;
   ExchangeConfig exchange{.copy_budget = 2.0};

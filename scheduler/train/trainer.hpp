@@ -13,8 +13,8 @@
 #include "scheduler/store/checkpoint.hpp"
 #include "scheduler/store/directory_lock.hpp"
 #include "scheduler/store/trace.hpp"
+#include "scheduler/train/engine.hpp"
 #include "scheduler/train/evaluation.hpp"
-#include "scheduler/train/gradient_sync.hpp"
 #include "scheduler/train/model.hpp"
 #include "scheduler/train/run_log.hpp"
 #include "scheduler/train/stop_request.hpp"
@@ -60,7 +60,7 @@ class Trainer {
   void check_fresh_start();
   void say(const std::string& line);
   StepSums train_step(int64_t step, double& gradient_norm);
-  void micro_batch(int64_t step, int64_t index, double& loss);
+  void micro_batch(int64_t step, int64_t index);
   void trace(int64_t step, int64_t first_token, int64_t tokens);
   void collect(StepSums& sums);
   void say_placements(int64_t step, const StepSums& sums);
@@ -76,8 +76,8 @@ class Trainer {
   std::unique_ptr<Sampler> sampler_;
   std::unique_ptr<DirectoryLock> lock_, output_lock_;  // checkpoint and output directory
   std::unique_ptr<Model> model_;
+  std::unique_ptr<Engine> engine_;
   std::unique_ptr<Evaluation> evaluation_;
-  GradientSync gradient_sync_;
   LearningRateSchedule schedule_;
   StopRequest stop_;
   std::unique_ptr<RunLog> log_;  // rank 0

@@ -5,6 +5,7 @@
 
 #include "comm/stats_communicator.hpp"
 #include "scheduler/store/stored_data.hpp"
+#include "scheduler/train/host_engine.hpp"
 #include "scheduler/train/model.hpp"
 #include "scheduler/train/trace_step.hpp"
 #include "tests/scheduler/residency_case.hpp"
@@ -126,7 +127,9 @@ class ModelHomes : public ::testing::TestWithParam<Homes> {
     scheduler::TraceWriter writer(world(), dir.file(name), scheduler::TraceWriter::Mode::create,
                                   "{}", "airmoe-test");
     const BlockPartition sequences{kSequences, world().size()};
-    add_trace_step(world(), m, writer, 1, sequences.begin(world().rank()) * kContext, kTokens);
+    scheduler::HostEngine engine(world(), m, {});
+    add_trace_step(world(), m, engine, writer, 1, sequences.begin(world().rank()) * kContext,
+                   kTokens);
     return writer.path();
   }
   // The bytes of every dataset by name.

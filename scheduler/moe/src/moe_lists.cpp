@@ -22,6 +22,12 @@ void MoeLayer::rebuild_stored_lists() {
   lists_ = ListState::none;
 }
 
+void MoeLayer::adopt_lists(std::span<const int32_t> merged, bool evaluation) {
+  shortlists_.set_merged(merged);
+  codebook_initialised_ = true;
+  lists_ = evaluation ? ListState::evaluation : ListState::none;
+}
+
 void MoeLayer::rebuild_lists(std::span<const int32_t> which,
                              const std::optional<router::Jitter>& jitter) {
   shortlists_.rebuild(codebook_.codewords(), unit_centroids(), residency_.owned_experts(), which,

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "comm/base/error.hpp"
+
 namespace airmoe::scheduler {
 
 Shortlists::Shortlists(comm::Communicator& comm, int64_t codewords, int64_t experts, int64_t length,
@@ -92,6 +94,12 @@ void Shortlists::keep_best_owners(std::span<int32_t> list) {
                    [&](int32_t a, int32_t b) { return taken_[a] > taken_[b]; });
   for (int64_t i = rank_cap_; i < ranks_; ++i) slices_[owners_[i]] = {};
   router::merge_top(slices_, list, taken_.span());
+}
+
+void Shortlists::set_merged(std::span<const int32_t> lists) {
+  AIRMOE_CHECK(std::ssize(lists) == lists_.size(), "{} entries of lists for {}", lists.size(),
+               lists_.size());
+  std::copy(lists.begin(), lists.end(), lists_.begin());
 }
 
 void Shortlists::gather_all(std::span<int32_t> lists) const {

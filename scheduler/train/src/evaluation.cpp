@@ -23,7 +23,7 @@ Evaluation::Evaluation(comm::Communicator& comm, const Sampler& sampler, int64_t
       per_pass_(per_pass) {}
 
 // Sum of -log p over this rank's share of windows [begin, end).
-double Evaluation::pass(Model& model, int64_t begin, int64_t end) {
+double Evaluation::pass(Engine& engine, int64_t begin, int64_t end) {
   const BlockPartition over_ranks{end - begin, comm_.size()};
   const int64_t first = over_ranks.begin(comm_.rank());
   const int64_t mine = over_ranks.size(comm_.rank());
@@ -41,25 +41,25 @@ double Evaluation::pass(Model& model, int64_t begin, int64_t end) {
   MicroBatch batch;
   batch.training = false;
   batch.range = {(end - begin) * context_, first * context_};
-  model.begin_micro_batch(batch);
-  return model.trunk().forward_loss(tokens_.span(), targets_.span(), mine);
+  return engine.forward_loss(tokens_.span(), targets_.span(), mine, batch);
 }
 
-EvaluationResult Evaluation::run(Model& model) {
+EvaluationResult Evaluation::run(Model& model, Engine& engine) {
   EvaluationResult result;
   const int64_t windows = sequences_ > 0 ? sequences_ : per_pass_;
   double sum = 0;
   for (int64_t begin = 0; begin < windows; begin += per_pass_) {
-    sum += pass(model, begin, std::min(windows, begin + per_pass_));
+    sum += pass(engine, begin, std::min(windows, begin + per_pass_));
     if (begin > 0 || model.moe_layers().empty()) continue;
+    engine.bring_to_host(Engine::Lists::current);
     RoutingQuality& mean = result.quality;
     const int64_t probes =
         std::clamp(kProbeScores / model.config().experts, kMinProbeTokens, kMaxProbeTokens);
     const auto layers = static_cast<double>(model.moe_layers().size());
-    for (auto& layer : model.moe_layers()) {
+    for (std::size_t i = 0; i < model.moe_layers().size(); ++i) {
       RoutingRecord record;
-      layer->capture(record);
-      const RoutingQuality q = probe_routing(comm_, *layer, record, probes);
+      engine.capture(i, record);
+      const RoutingQuality q = probe_routing(comm_, *model.moe_layers()[i], record, probes);
       mean.tokens += q.tokens;
       mean.overlap += q.overlap / layers;
       mean.topk_mass_ratio += q.topk_mass_ratio / layers;

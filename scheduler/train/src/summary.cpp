@@ -28,6 +28,7 @@ void Trainer::close_usage_window(int64_t step, bool last) {
   const int64_t steps = step - window_begin_;
   if (steps < kUsageWindowSteps && !(last && usage_.steps == 0)) return;
   usage_ = UsageSummary{};
+  engine_->collect_usage();
   usage_.steps = steps;
   window_begin_ = step;
   const auto layers = static_cast<double>(model_->moe_layers().size());
@@ -51,6 +52,8 @@ void Trainer::write_summary(int64_t step) {
   getrusage(RUSAGE_SELF, &usage);
   const int64_t peak =
       comm_.all_reduce_value(static_cast<int64_t>(usage.ru_maxrss) * 1024, comm::Reduction::sum);
+  const int64_t device_peak =
+      comm_.all_reduce_value(engine_->device_bytes_peak(), comm::Reduction::sum);
   if (comm_.rank() != 0) return;
   const auto layers =
       static_cast<double>(std::max<std::size_t>(1, config_.model.moe_layers.size()));
@@ -98,6 +101,8 @@ void Trainer::write_summary(int64_t step) {
   j["max_violation_rank"] = usage_.max_violation_rank;
   j["codewords_revived"] = revived;
   j["peak_rss_bytes"] = peak;
+  j["device"] = engine_->description().empty() ? "cpu" : engine_->description();
+  j["peak_device_bytes"] = device_peak;
   const std::string path = config_.output_dir + "/summary.json";
   write_file_atomically(path, j.dump(2) + "\n");
   say("summary in " + path);

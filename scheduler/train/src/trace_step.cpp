@@ -18,8 +18,9 @@ StoredArray of_parameter(const char* name, Parameter& p, ExpertResidency& reside
 
 }  // namespace
 
-WriteResult add_trace_step(comm::Communicator& comm, Model& model, TraceWriter& writer,
-                           int64_t step, int64_t first_token, int64_t tokens) {
+WriteResult add_trace_step(comm::Communicator& comm, Model& model, Engine& engine,
+                           TraceWriter& writer, int64_t step, int64_t first_token, int64_t tokens) {
+  engine.bring_to_host(Engine::Lists::current);
   const ModelConfig& config = model.config();
   const int rank = comm.rank();
   std::vector<RoutingRecord> records(model.moe_layers().size());
@@ -29,7 +30,7 @@ WriteResult add_trace_step(comm::Communicator& comm, Model& model, TraceWriter& 
   for (std::size_t i = 0; i < records.size(); ++i) {
     MoeLayer& layer = *model.moe_layers()[i];
     RoutingRecord& record = records[i];
-    layer.capture(record);
+    engine.capture(i, record);
     const int64_t n = record.tokens;
     home_ranks[i] = Buffer<int32_t>(n, rank);
     TraceLayer& out = layers[i];

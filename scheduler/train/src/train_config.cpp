@@ -162,6 +162,8 @@ std::string to_json(const TrainConfig& c) {
   j["weight_decay"] = c.adamw.weight_decay;
   j["clip"] = c.clip;
   j["seed"] = c.seed;
+  j["device"] = name_of(c.device);  // for people: a checkpoint goes on wherever --device says
+  j["compute_type"] = name_of(c.compute_type);
   j["expert_path"] = name_of(c.expert_path);
   j["sum_precision"] = name_of(c.sums);
   j["exchange"] = name_of(c.exchange.exchange);
@@ -224,6 +226,9 @@ void from_json(const std::string& text, TrainConfig& c) {
     take(j, "weight_decay", c.adamw.weight_decay);
     take(j, "clip", c.clip);
     take(j, "seed", c.seed);
+    if (j.contains("compute_type")) {
+      c.compute_type = parse_compute_type(j["compute_type"].get<std::string>());
+    }
     if (j.contains("expert_path")) {
       c.expert_path = parse_expert_path(j["expert_path"].get<std::string>());
     }

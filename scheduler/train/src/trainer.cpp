@@ -7,7 +7,6 @@
 #include <sys/stat.h>
 
 #include "comm/base/error.hpp"
-#include "scheduler/optim/gradient_norm.hpp"
 #include "scheduler/store/agreement.hpp"
 #include "scheduler/train/trace_step.hpp"
 
@@ -50,7 +49,6 @@ Trainer::Trainer(comm::Communicator& comm, const TrainConfig& given, const RunOp
       options_(options),
       corpus_(Corpus::open({given.data, given.data_max_bytes, given.token_type})),
       config_(resolved(given, corpus_)),
-      gradient_sync_(comm_, config_.sums),
       schedule_(config_.learning_rate_schedule()),
       trace_steps_(config_.trace_steps.begin(), config_.trace_steps.end()) {
   const TrainConfig& config = config_;
@@ -84,12 +82,14 @@ Trainer::Trainer(comm::Communicator& comm, const TrainConfig& given, const RunOp
   if (!resume && config.checkpoints) check_fresh_start();
   model_ = std::make_unique<Model>(comm_, config.model, config.seed, config.expert_path,
                                    config.sums, config.exchange);
+  engine_ = make_engine(comm_, *model_, config_);
   evaluation_ =
       std::make_unique<Evaluation>(comm_, *sampler_, config.model.context, config.eval_sequences,
                                    std::max<int64_t>(1, config.batch / config.accumulate));
   if (resume) {
     restore_checkpoint(comm_, *resume, model_->state_for_restoring());
     model_->restored();
+    engine_->take_from_host();
     first_step_ = resume->meta.step + 1;
     saved_step_ = resume->meta.step;
     resumed_from_ = resume->file.path;
@@ -116,8 +116,10 @@ Trainer::Trainer(comm::Communicator& comm, const TrainConfig& given, const RunOp
         comm_, config.trace, resume ? TraceWriter::Mode::extend : TraceWriter::Mode::create,
         to_json(config_), options.writer);
   }
-  say(fmt::format("{}; {} parameters on {} rank{}", corpus_.description(),
-                  model_->parameter_count(), comm_.size(), comm_.size() == 1 ? "" : "s"));
+  const std::string where = engine_->description();
+  say(fmt::format("{}; {} parameters on {} rank{}{}{}", corpus_.description(),
+                  model_->parameter_count(), comm_.size(), comm_.size() == 1 ? "" : "s",
+                  where.empty() ? "" : ", ", where));
   if (resume) say(fmt::format("resuming {} at step {}", resumed_from_, first_step_ - 1));
 }
 
@@ -137,7 +139,7 @@ void Trainer::say(const std::string& line) {
   if (log_) log_->say(line);
 }
 
-void Trainer::micro_batch(int64_t step, int64_t index, double& loss) {
+void Trainer::micro_batch(int64_t step, int64_t index) {
   const int64_t context = config_.model.context;
   const BlockPartition over_micro{config_.batch, config_.accumulate};
   const BlockPartition over_ranks{over_micro.size(index), comm_.size()};
@@ -156,8 +158,7 @@ void Trainer::micro_batch(int64_t step, int64_t index, double& loss) {
   batch.range = {over_ranks.total * context, first * context};
   batch.count = config_.accumulate;
   batch.loss_scale = 1.0f / static_cast<float>(config_.batch * context);
-  model_->begin_micro_batch(batch);
-  loss += model_->trunk().forward_backward(tokens_.span(), targets_.span(), mine, batch.loss_scale);
+  engine_->micro_batch(tokens_.span(), targets_.span(), mine, batch);
   if (index == 0 && trace_steps_.contains(step)) {
     trace(step, batch.range.first, batch.range.global_tokens);
   }
@@ -165,7 +166,7 @@ void Trainer::micro_batch(int64_t step, int64_t index, double& loss) {
 
 void Trainer::trace(int64_t step, int64_t first_token, int64_t tokens) {
   const WriteResult written =
-      add_trace_step(comm_, *model_, *trace_writer_, step, first_token, tokens);
+      add_trace_step(comm_, *model_, *engine_, *trace_writer_, step, first_token, tokens);
   say(fmt::format("step {}: traced to {} ({:.1f} MB)", step, written.path,
                   static_cast<double>(written.bytes) / 1e6));
 }
@@ -201,10 +202,10 @@ void Trainer::collect(StepSums& sums) {
 
 Trainer::StepSums Trainer::train_step(int64_t step, double& gradient_norm) {
   StepSums sums;
-  for (int64_t a = 0; a < config_.accumulate; ++a) micro_batch(step, a, sums.loss);
-  for (auto& layer : model_->moe_layers()) layer->finish_gradients();
-  gradient_sync_.all_reduce(model_->parameters());
-  sums.squares = local_sum_of_squares(model_->parameters(), comm_.rank() == 0);
+  for (int64_t a = 0; a < config_.accumulate; ++a) micro_batch(step, a);
+  const Engine::Sums mine = engine_->finish_gradients();
+  sums.loss = mine.loss;
+  sums.squares = mine.squares;
   sums.tokens = 0;
   collect(sums);
   sums.stop = stop_.signal() != 0 ? 1 : 0;
@@ -225,9 +226,7 @@ Trainer::StepSums Trainer::train_step(int64_t step, double& gradient_norm) {
          std::isfinite(sums.loss) ? "the gradient" : "the loss", step, sums.loss, gradient_norm,
          saved_step_, config_.learning_rate);
   }
-  adamw_step(model_->parameters(), config_.adamw, static_cast<float>(schedule_.at(step - 1)), step,
-             static_cast<float>(clip_factor(gradient_norm, config_.clip)));
-  model_->parameters_changed();
+  engine_->update(schedule_.at(step - 1), step, gradient_norm);
   return sums;
 }
 
@@ -258,7 +257,7 @@ void Trainer::say_placements(int64_t step, const StepSums& sums) {
 
 void Trainer::evaluate(StepReport& report) {
   const Clock::time_point start = Clock::now();
-  last_evaluation_ = evaluation_->run(*model_);
+  last_evaluation_ = evaluation_->run(*model_, *engine_);
   const RoutingQuality& q = last_evaluation_.quality;
   if (last_evaluation_.tokens > 0) {
     report.evaluation["val_loss"] = last_evaluation_.loss;
@@ -293,6 +292,7 @@ void Trainer::save(int64_t step, bool last) {
   SaveOptions options;
   options.keep = config_.keep;
   options.never_remove = resumed_from_;
+  engine_->bring_to_host(Engine::Lists::evaluation);
   try {
     const SavedCheckpoint saved = save_checkpoint(comm_, config_.checkpoint_directory(), meta,
                                                   model_->state_for_saving().arrays, options);

@@ -1,0 +1,51 @@
+#pragma once
+// The parts of causal attention on a device, one launcher per kernel; attention.cpp checks the
+// arguments and picks.
+
+#include <cstdint>
+
+#include <cuda_bf16.h>
+
+#include "scheduler/cuda/attention.hpp"
+
+namespace airmoe::scheduler::cuda::attention {
+
+/// exp(x) = 2^(x log2 e): the kernels compute powers of two.
+inline constexpr float kLog2E = 1.4426950408889634f;
+inline constexpr float kLn2 = 0.6931471805599453f;
+
+/// Operands that forward and backward share, for kernels.
+template <class T>
+struct Inputs {
+  const T *q, *k, *v;
+  int64_t ld_q, ld_k, ld_v;
+  int context, heads, kv_heads, group, head_dim;  ///< group = heads / kv_heads
+  float scale;                                    ///< 1 / sqrt(head_dim)
+};
+
+/// What the backward adds. `row_terms`: (log_sum * log2 e, <out, d_out>) by sequence, head, row.
+template <class T>
+struct Gradients {
+  const T* d_out;
+  const float2* row_terms;
+  T *d_q, *d_k, *d_v;
+  int64_t ld_dq, ld_dk, ld_dv;
+  float* partial;  ///< [parts][d_k, d_v][rows][kv_heads * head_dim]; nullptr for one part
+  int parts;       ///< the query heads of a group are divided into so many equal parts
+  int64_t rows;    ///< sequences * context
+};
+
+template <class T>
+void launch_forward(const Inputs<T>& in, int64_t sequences, T* out, float* log_sum,
+                    cudaStream_t stream);
+template <class T>
+void launch_backward(const Inputs<T>& in, int64_t sequences, const Gradients<T>& gradients,
+                     cudaStream_t stream);
+template <class T>
+void launch_row_terms(const Inputs<T>& in, int64_t sequences, const T* out, const T* d_out,
+                      const float* log_sum, float2* row_terms, cudaStream_t stream);
+/// d_k and d_v from their parts, added in order.
+template <class T>
+void launch_sum_parts(const Inputs<T>& in, const Gradients<T>& gradients, cudaStream_t stream);
+
+}  // namespace airmoe::scheduler::cuda::attention
