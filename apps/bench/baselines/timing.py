@@ -1,0 +1,65 @@
+"""Times device work with events and collects the results."""
+
+import time
+
+import torch
+
+WARM_UP = 3
+
+
+class Timer:
+    """Measures bodies that queue work on the current stream.
+
+    repeats: timed calls of each body; fewer (at least 5) where these would take longer than `seconds`.
+    sets: number of input sets; a body gets the number of the set that it shall use, in turn, so that
+    its inputs are not in the cache from the call before.
+    """
+
+    def __init__(self, repeats, seconds, sets):
+        self.repeats, self.seconds, self.sets = repeats, seconds, sets
+        self.results = []
+
+    def measure(self, group, name, body, note="", **facts):
+        """Runs `body` and appends its median to the results; a body that runs out of memory is kept
+        as such. Returns the median in milliseconds, or None."""
+        result = {"group": group, "name": name, "note": note, **facts}
+        try:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            samples = self._samples(body)
+        except torch.OutOfMemoryError:
+            result["error"] = "out of device memory"
+            self._keep(result)
+            return None
+        samples.sort()
+        half = len(samples) // 2
+        median = samples[half] if len(samples) % 2 else (samples[half - 1] + samples[half]) / 2
+        result.update(median_ms=median, least_ms=samples[0], most_ms=samples[-1],
+                      repeats=len(samples), peak_bytes=torch.cuda.max_memory_allocated())
+        self._keep(result)
+        return median
+
+    def _samples(self, body):
+        for i in range(WARM_UP):
+            body(i % self.sets)
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        body(0)
+        torch.cuda.synchronize()
+        once = time.perf_counter() - start
+        count = max(5, min(self.repeats, int(self.seconds / max(once, 1e-9))))
+        events = []
+        for i in range(count):
+            first = torch.cuda.Event(enable_timing=True)
+            last = torch.cuda.Event(enable_timing=True)
+            first.record()
+            body(i % self.sets)
+            last.record()
+            events.append((first, last))
+        torch.cuda.synchronize()
+        return [first.elapsed_time(last) for first, last in events]
+
+    def _keep(self, result):
+        self.results.append(result)
+        value = f"{result['median_ms']:10.3f} ms" if "median_ms" in result else result["error"]
+        print(f"{result['group']:12s} {result['name']:44s} {value}  {result['note']}", flush=True)
