@@ -97,14 +97,14 @@ void causal_attention_backward(const AttentionShape& shape, const T* q, const T*
   if (parts > 1) attention::launch_sum_parts(in, gradients, stream);
 }
 
-#define AIRMOE_INSTANTIATE(T)                                                                      \
-  template void causal_attention_forward<T>(const AttentionShape&, const T*, const T*, const T*,   \
-                                            int64_t, int64_t, int64_t, T*, float*,                 \
-                                            AttentionWorkspace&, cudaStream_t);                    \
-  template void causal_attention_backward<T>(                                                      \
-      const AttentionShape&, const T*, const T*, const T*, int64_t, int64_t, int64_t, const T*,    \
-      const float*, const T*, T*, T*, T*, int64_t, int64_t, int64_t, AttentionWorkspace&,          \
-      cudaStream_t);
+#define AIRMOE_INSTANTIATE(T)                                                                     \
+  template void causal_attention_forward<T>(const AttentionShape&, const T*, const T*, const T*,  \
+                                            int64_t, int64_t, int64_t, T*, float*,                \
+                                            AttentionWorkspace&, cudaStream_t);                   \
+  template void causal_attention_backward<T>(const AttentionShape&, const T*, const T*, const T*, \
+                                             int64_t, int64_t, int64_t, const T*, const float*,   \
+                                             const T*, T*, T*, T*, int64_t, int64_t, int64_t,     \
+                                             AttentionWorkspace&, cudaStream_t);
 AIRMOE_INSTANTIATE(float)
 AIRMOE_INSTANTIATE(__nv_bfloat16)
 

@@ -44,6 +44,15 @@ void launch_backward(const Inputs<T>& in, int64_t sequences, const Gradients<T>&
 template <class T>
 void launch_row_terms(const Inputs<T>& in, int64_t sequences, const T* out, const T* d_out,
                       const float* log_sum, float2* row_terms, cudaStream_t stream);
+template <>
+void launch_forward(const Inputs<float>&, int64_t, float*, float*, cudaStream_t);
+template <>
+void launch_forward(const Inputs<__nv_bfloat16>&, int64_t, __nv_bfloat16*, float*, cudaStream_t);
+template <>
+void launch_backward(const Inputs<float>&, int64_t, const Gradients<float>&, cudaStream_t);
+template <>
+void launch_backward(const Inputs<__nv_bfloat16>&, int64_t, const Gradients<__nv_bfloat16>&,
+                     cudaStream_t);
 /// d_k and d_v from their parts, added in order.
 template <class T>
 void launch_sum_parts(const Inputs<T>& in, const Gradients<T>& gradients, cudaStream_t stream);

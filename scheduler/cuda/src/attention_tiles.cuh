@@ -21,6 +21,13 @@ using Bf16 = __nv_bfloat16;
 inline constexpr int kWarps = 4;
 inline constexpr int kThreads = kWarps * 32;
 
+/// 2^x in one instruction, 2 ulp; subnormal results are zero.
+__device__ __forceinline__ float power_of_two(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+  return y;
+}
+
 /// Byte offset of 8 elements of a row: as airmoe::cuda::swizzled, and for rows of less than 128
 /// bytes the same on lines of several rows.
 template <int kDim>
@@ -61,14 +68,15 @@ __device__ __forceinline__ void load_a(uint32_t (&a)[4], uint32_t tile, int row,
   load_matrix_x4(a, tile + tile_offset<kDim>(row + lane % 16, 2 * step + lane / 16));
 }
 
-/// Two B [16, 8] of a product with the transposed tile: n = rows from `row`, k = columns 16 * step..
+/// Two B [16, 8] of a product with the transposed tile: n = rows from `row`, k = columns 16 *
+/// step..
 template <int kDim>
 __device__ __forceinline__ void load_b_of_rows(uint32_t (&b)[2][2], uint32_t tile, int row,
                                                int step) {
   const int lane = threadIdx.x % 32;
   uint32_t r[4];
-  load_matrix_x4(r, tile + tile_offset<kDim>(row + lane % 8 + lane / 16 * 8,
-                                             2 * step + lane / 8 % 2));
+  load_matrix_x4(r,
+                 tile + tile_offset<kDim>(row + lane % 8 + lane / 16 * 8, 2 * step + lane / 8 % 2));
   b[0][0] = r[0], b[0][1] = r[1], b[1][0] = r[2], b[1][1] = r[3];
 }
 
@@ -91,7 +99,8 @@ __device__ __forceinline__ void as_a(uint32_t (&a)[4], const float (&left)[4],
   a[3] = pack_bf16(right[2], right[3]);
 }
 
-/// sums [kTiles * 16, kDim] += A B, where A has 32 columns that are the rows from `row` of the tile.
+/// sums [kTiles * 16, kDim] += A B, where A has 32 columns that are the rows from `row` of the
+/// tile.
 template <int kDim, int kTiles>
 __device__ __forceinline__ void multiply_rows(float (&sums)[kTiles][kDim / 8][4],
                                               const uint32_t (&a)[kTiles][2][4], uint32_t tile,

@@ -1,0 +1,191 @@
+// Causal attention in bf16: a block has a tile of query rows and walks over the keys up to its last
+// row, with a running maximum and sum per row.
+
+#include <algorithm>
+
+#include "scheduler/cuda/src/attention_tiles.cuh"
+
+namespace airmoe::scheduler::cuda::attention {
+namespace {
+
+constexpr int kKeys = 64;  // per step
+
+/// A row's running softmax: largest score so far, and this thread's part of the sum.
+struct RunningRow {
+  float top = -INFINITY, total = 0.0f;
+};
+
+__device__ __forceinline__ float quad_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+  return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+}
+__device__ __forceinline__ float quad_sum(float x) {
+  x += __shfl_xor_sync(~0u, x, 1);
+  return x + __shfl_xor_sync(~0u, x, 2);
+}
+
+/// Keys after a row's own are not seen. `key`, `row`: of products[0][0][0].
+template <int kTiles>
+__device__ __forceinline__ void mask(float (&products)[kTiles][kKeys / 8][4], int key, int row) {
+#pragma unroll
+  for (int m = 0; m < kTiles; ++m) {
+#pragma unroll
+    for (int n = 0; n < kKeys / 8; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (key + 8 * n + i % 2 > row + 16 * m + 8 * (i / 2)) products[m][n][i] = -INFINITY;
+      }
+    }
+  }
+}
+
+/// Products become probabilities relative to the new maxima; sums so far follow them.
+template <int kDim, int kTiles>
+__device__ __forceinline__ void advance(float (&products)[kTiles][kKeys / 8][4],
+                                        RunningRow (&rows)[kTiles][2],
+                                        float (&sums)[kTiles][kDim / 8][4], float factor) {
+#pragma unroll
+  for (int m = 0; m < kTiles; ++m) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      RunningRow& row = rows[m][half];
+      float top = row.top;
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; ++n) {
+        top = fmaxf(top, fmaxf(products[m][n][2 * half], products[m][n][2 * half + 1]));
+      }
+      top = quad_max(top);
+      const float shrink = power_of_two((row.top - top) * factor);
+      const float shift = -top * factor;
+      row.top = top;
+      row.total *= shrink;
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; ++n) {
+#pragma unroll
+        for (int i = 2 * half; i < 2 * half + 2; ++i) {
+          products[m][n][i] = power_of_two(fmaf(products[m][n][i], factor, shift));
+          row.total += products[m][n][i];
+        }
+      }
+      if (__any_sync(~0u, shrink != 1.0f)) {
+#pragma unroll
+        for (int n = 0; n < kDim / 8; ++n) {
+          sums[m][n][2 * half] *= shrink;
+          sums[m][n][2 * half + 1] *= shrink;
+        }
+      }
+    }
+  }
+}
+
+template <int kDim, int kTiles>
+__global__ __launch_bounds__(kThreads, 2) void forward_kernel(Inputs<Bf16> in, Bf16* out,
+                                                              float* log_sum) {
+  constexpr int kRows = kWarps * kTiles * 16;
+  constexpr int kRowBytes = kDim * 2;
+  constexpr bool kKept = kDim <= 64;
+  extern __shared__ __align__(128) unsigned char shared[];
+  const uint32_t q_tile = shared_address(shared);
+  const auto k_tile = [&](int stage) { return q_tile + (kRows + 2 * stage * kKeys) * kRowBytes; };
+  const auto v_tile = [&](int stage) { return k_tile(stage) + kKeys * kRowBytes; };
+
+  const int sequence = blockIdx.x / in.heads, head = blockIdx.x % in.heads;
+  const int begin = (gridDim.y - 1 - blockIdx.y) * kRows;  // long rows of keys start first
+  const int64_t first = static_cast<int64_t>(sequence) * in.context;
+  const Bf16* k = in.k + first * in.ld_k + head / in.group * in.head_dim;
+  const Bf16* v = in.v + first * in.ld_v + head / in.group * in.head_dim;
+  const auto load_keys = [&](int step) {
+    const int key = step * kKeys;
+    load_tile<kDim, kKeys>(k_tile(step % 2), k + key * in.ld_k, in.ld_k, in.context - key,
+                           in.head_dim);
+    load_tile<kDim, kKeys>(v_tile(step % 2), v + key * in.ld_v, in.ld_v, in.context - key,
+                           in.head_dim);
+    airmoe::cuda::commit_copies();
+  };
+
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int own = warp * kTiles * 16;  // first row of this warp in the tile
+  const int steps = (min(begin + kRows, in.context) + kKeys - 1) / kKeys;
+  const float factor = in.scale * kLog2E;
+  OwnRows<kDim, kTiles, kKept> q;
+  RunningRow rows[kTiles][2];
+  float sums[kTiles][kDim / 8][4] = {};
+
+  load_tile<kDim, kRows>(q_tile, in.q + (first + begin) * in.ld_q + head * in.head_dim, in.ld_q,
+                         in.context - begin, in.head_dim);
+  load_keys(0);
+  for (int step = 0; step < steps; ++step) {
+    airmoe::cuda::wait_copies<0>();
+    __syncthreads();
+    if (step + 1 < steps) load_keys(step + 1);
+    if (step == 0) q.load(q_tile, own);
+    const int key = step * kKeys;
+    if (key > begin + own + kTiles * 16 - 1) continue;
+    float products[kTiles][kKeys / 8][4];
+    q.template multiply<kKeys / 8>(products, k_tile(step % 2), 0);
+    if (key + kKeys - 1 > begin + own) {
+      mask(products, key + 2 * (lane % 4), begin + own + lane / 4);
+    }
+    advance<kDim>(products, rows, sums, factor);
+#pragma unroll
+    for (int part = 0; part < kKeys / 32; ++part) {
+      uint32_t probabilities[kTiles][2][4];
+#pragma unroll
+      for (int m = 0; m < kTiles; ++m) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const int n = 4 * part + 2 * i;
+          as_a(probabilities[m][i], products[m][n], products[m][n + 1]);
+        }
+      }
+      multiply_rows<kDim>(sums, probabilities, v_tile(step % 2), 32 * part);
+    }
+  }
+
+#pragma unroll
+  for (int m = 0; m < kTiles; ++m) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float total = quad_sum(rows[m][half].total);
+      const float inverse = 1.0f / total;
+#pragma unroll
+      for (int n = 0; n < kDim / 8; ++n) {
+        sums[m][n][2 * half] *= inverse;
+        sums[m][n][2 * half + 1] *= inverse;
+      }
+      const int row = begin + own + 16 * m + 8 * half + lane / 4;
+      if (lane % 4 == 0 && row < in.context) {
+        log_sum[static_cast<int64_t>(blockIdx.x) * in.context + row] =
+            rows[m][half].top * in.scale + logf(total);
+      }
+    }
+  }
+  const int64_t ld_out = static_cast<int64_t>(in.heads) * in.head_dim;
+  store_rows<kDim>(sums, 1.0f, shared, own, out + (first + begin) * ld_out + head * in.head_dim,
+                   ld_out, in.context - begin, in.head_dim);
+}
+
+template <int kDim, int kTiles>
+void launch(const Inputs<Bf16>& in, int64_t sequences, Bf16* out, float* log_sum,
+            cudaStream_t stream) {
+  constexpr int kRows = kWarps * kTiles * 16;
+  constexpr int kBytes = (kRows + 4 * kKeys) * kDim * 2;
+  const auto kernel = forward_kernel<kDim, kTiles>;
+  AIRMOE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
+  const dim3 grid(static_cast<unsigned>(sequences * in.heads), (in.context + kRows - 1) / kRows);
+  kernel<<<grid, kThreads, kBytes, stream>>>(in, out, log_sum);
+  AIRMOE_CUDA_LAUNCHED();
+}
+
+}  // namespace
+
+template <>
+void launch_forward(const Inputs<Bf16>& in, int64_t sequences, Bf16* out, float* log_sum,
+                    cudaStream_t stream) {
+  if (in.head_dim <= 16) return launch<16, 2>(in, sequences, out, log_sum, stream);
+  if (in.head_dim <= 32) return launch<32, 2>(in, sequences, out, log_sum, stream);
+  if (in.head_dim <= 64) return launch<64, 2>(in, sequences, out, log_sum, stream);
+  launch<128, 2>(in, sequences, out, log_sum, stream);
+}
+
+}  // namespace airmoe::scheduler::cuda::attention
