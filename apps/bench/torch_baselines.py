@@ -55,7 +55,7 @@ def parse_options():
     parser.add_argument("--parts", default=",".join(PARTS), metavar="LIST",
                         help=f"of {','.join(PARTS)} (all)")
     parser.add_argument("--compile", action="store_true",
-                        help="measure the language models under torch.compile, too")
+                        help="measure under torch.compile, too, what gains by it")
     parser.add_argument("--data", metavar="FILE", help="states and experts")
     parser.add_argument("--text", metavar="FILE", help="text to train on (this repository's)")
     parser.add_argument("--json", metavar="FILE", help="keep the results")
@@ -88,28 +88,36 @@ def run_routing(options, timer, given):
                         given.unit.dtype, given.unit.device, options.seed)
     lists, k = given.lists, options.active
     common = (given.codebook, given.unit, lists, k)
-    exact = routing.full_scoring(given.hidden[0], given.unit, k, whole)[0]
-    some = routing.listing(given.hidden[0], *common, panel)[0]
-    order = routing.grouped(given.hidden[0], *common)
-    hits = torch.zeros(len(exact), options.experts, dtype=torch.bool, device=exact.device)
-    hits.scatter_(1, exact, True)
-    recall = hits.gather(1, some).float().mean().item()
-    same = (some.sort(1).values[order[2].order] == order[0].sort(1).values).float().mean().item()
-    del exact, some, order, hits
+
+    def recall():
+        exact = routing.full_scoring(given.hidden[0], given.unit, k, whole)[0]
+        some = routing.listing(given.hidden[0], *common, panel)[0]
+        hits = torch.zeros(len(exact), options.experts, dtype=torch.bool, device=exact.device)
+        value = hits.scatter_(1, exact, True).gather(1, some).float().mean().item()
+        return f"holds {value:.2f} of full scoring's experts", {"recall": value}
+
+    def agreement():
+        listed = routing.listing(given.hidden[0], *common, panel)[0].sort(1).values
+        expert, _, tiles = routing.grouped(given.hidden[0], *common)
+        value = (listed[tiles.order] == expert.sort(1).values).float().mean().item()
+        return f"{value:.4f} of its experts are the listing's", {"agreement": value}
+
     timer.measure("routing", "full scoring + top K",
-                  lambda i: routing.full_scoring(given.hidden[i], given.unit, k, whole),
-                  f"lists hold {recall:.2f} of its experts", recall=recall)
+                  lambda i: routing.full_scoring(given.hidden[i], given.unit, k, whole))
     timer.measure("routing", "paper's listing: gather + einsum + top K",
-                  lambda i: routing.listing(given.hidden[i], *common, panel))
+                  lambda i: routing.listing(given.hidden[i], *common, panel), recall)
     timer.measure("routing", "grouped by codeword: gather + bmm + top K",
-                  lambda i: routing.grouped(given.hidden[i], *common),
-                  f"{same:.4f} of its experts are the listing's", agreement=same)
+                  lambda i: routing.grouped(given.hidden[i], *common), agreement)
+    if options.compile:
+        fused = torch.compile(routing.listing)
+        timer.measure("routing", "paper's listing, torch.compile",
+                      lambda i: fused(given.hidden[i], *common, panel))
     timer.measure("routing", f"PEER: {options.peer_heads} heads x {peer.best}",
                   lambda i: peer(given.hidden[i]))
 
 
 def run_rebuild(options, timer, given):
-    timer.measure("rebuild", "all lists: product + top M of E",
+    timer.measure("list rebuild", "all lists: product + top M of E",
                   lambda i: routing.list_rebuild(given.codebook, given.unit, options.shortlist))
 
 
@@ -154,15 +162,31 @@ def run_experts(options, timer, given):
         ("shortlist as dense products, masked", lambda i: experts.shortlist_dense(*dense(i)),
          lambda i: experts.shortlist_dense_backward(*dense(i), sets[i].d_y)),
     )
-    reference, gradients = ways[0][1](0), ways[0][2](0)
+    if options.compile:
+        forward = torch.compile(experts.token_centric)
+        sorted_forward = torch.compile(experts.expert_centric)
+        together = torch.compile(experts.expert_centric_backward)
+        ways += (
+            ("token-centric, torch.compile", lambda i: forward(*arguments(i), tokens),
+             lambda i: experts.token_centric_backward(*arguments(i), sets[i].d_y, tokens, forward)),
+            ("expert-centric, torch.compile", lambda i: sorted_forward(*arguments(i), pairs),
+             lambda i: together(*arguments(i), sets[i].d_y, pairs)),
+        )
+    reference = ways[0][1](0)
+    gradients = ways[0][2](0)
+
+    def difference(forward):
+        value = relative_error(forward(0), reference)
+        return f"differs by {value:.1e}", {"difference": value}
+
+    def differences(backward):
+        values = [relative_error(a, b) for a, b in zip(backward(0)[:3], gradients)]
+        return ("d_h, d_up, d_down differ by " + ", ".join(f"{v:.1e}" for v in values),
+                {"differences": values})
+
     for name, forward, backward in ways:
-        error = relative_error(forward(0), reference)
-        timer.measure("experts", f"{name}, forward", forward, f"differs by {error:.1e}",
-                      difference=error)
-        errors = [relative_error(a, b) for a, b in zip(backward(0)[:3], gradients)]
-        timer.measure("experts", f"{name}, forward + backward", backward,
-                      "d_h, d_up, d_down differ by " + ", ".join(f"{e:.1e}" for e in errors),
-                      differences=errors)
+        timer.measure("experts forward", name, forward, lambda: difference(forward))
+        timer.measure("experts both ways", name, backward, lambda: differences(backward))
 
 
 def repository_text():
@@ -192,13 +216,13 @@ def run_model(options, timer):
             training = language_model.Training(shape, moe, tokens, options.batch, compiled,
                                                options.seed)
             steps = iter(range(10**9))
-            median = timer.measure("model", name + (", torch.compile" if compiled else ""),
+            median = timer.measure("training step", name + (", torch.compile" if compiled else ""),
                                    lambda i: training.step(next(steps)))
             if median is None:
                 continue
             losses = torch.stack(training.losses).tolist()
             timer.results[-1].update(tokens_per_second=per_step / median * 1e3, losses=losses)
-            print(f"{'':12s} {per_step / median * 1e3:,.0f} tokens/s; loss {losses[0]:.3f} first, "
+            print(f"{'':20s} {per_step / median * 1e3:,.0f} tokens/s; loss {losses[0]:.3f} first, "
                   f"{losses[-1]:.3f} after {len(losses)} steps", flush=True)
             del training
 

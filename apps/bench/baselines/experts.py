@@ -37,13 +37,13 @@ def token_centric(hidden, up, down, row, gate, chunk):
     return torch.cat(out)
 
 
-def token_centric_backward(hidden, up, down, row, gate, d_y, chunk):
+def token_centric_backward(hidden, up, down, row, gate, d_y, chunk, forward=token_centric):
     """Forward and backward by automatic differentiation."""
     d_hidden, d_gate, d_up, d_down = [], [], None, None
     up, down = up.detach().requires_grad_(), down.detach().requires_grad_()
     for h, r, g, d in zip(*(x.split(chunk) for x in (hidden, row, gate, d_y))):
         h, g = h.detach().requires_grad_(), g.detach().requires_grad_()
-        y = token_centric(h, up, down, r, g, chunk)
+        y = forward(h, up, down, r, g, chunk)
         gradients = torch.autograd.grad(y, (h, up, down, g), d)
         d_hidden.append(gradients[0])
         d_up = gradients[1] if d_up is None else d_up + gradients[1]

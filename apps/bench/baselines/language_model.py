@@ -96,6 +96,7 @@ class ListingMoe(nn.Module):
         self.centroid = table(shape.experts)
         self.up, self.down = (table(shape.experts * shape.expert_dim) for _ in range(2))
         self.norm = nn.LayerNorm(shape.dim, eps=1e-12)
+        nn.init.constant_(self.norm.weight, 0.1)  # as airmoe: the experts have a say, no more
         self.register_buffer("sums", torch.zeros(shape.codewords, shape.dim))
         self.register_buffer("counts", torch.zeros(shape.codewords))
         self.lists = None

@@ -19,11 +19,15 @@ class Timer:
         self.repeats, self.seconds, self.sets = repeats, seconds, sets
         self.results = []
 
-    def measure(self, group, name, body, note="", **facts):
-        """Runs `body` and appends its median to the results; a body that runs out of memory is kept
-        as such. Returns the median in milliseconds, or None."""
-        result = {"group": group, "name": name, "note": note, **facts}
+    def measure(self, work, name, body, check=None):
+        """Runs `body` and appends its median to the results; results of the same `work` may be
+        compared. check() returns a remark and facts to keep. Running out of memory is a result, too.
+        Returns the median in milliseconds, or None."""
+        result = {"work": work, "name": name, "note": ""}
         try:
+            if check is not None:
+                result["note"], facts = check()
+                result.update(facts)
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             samples = self._samples(body)
@@ -62,4 +66,4 @@ class Timer:
     def _keep(self, result):
         self.results.append(result)
         value = f"{result['median_ms']:10.3f} ms" if "median_ms" in result else result["error"]
-        print(f"{result['group']:12s} {result['name']:44s} {value}  {result['note']}", flush=True)
+        print(f"{result['work']:20s} {result['name']:42s} {value}  {result['note']}", flush=True)

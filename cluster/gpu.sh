@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# Builds with CUDA, runs every test that needs a GPU, then the GPU benchmarks and, where python3 has
+# PyTorch, the same work in PyTorch on the same data. One table at the end; everything is kept in the
+# output folder.
+#   gpu.sh [OPTIONS] [-- TORCH_BASELINES OPTIONS]
+#   --output-dir DIR   results: *.json, logs and table.md (runs/gpu)
+#   --build-dir DIR    (build/gpu)
+#   --arch LIST        CUDA architectures (those of CMake's presets: sm_80, sm_90 and PTX)
+#   --skip LIST        of build,tests,benchmarks,torch
+#   --help
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+output=$root/runs/gpu build=$root/build/gpu arch="" skip=""
+
+fail() {
+  echo "gpu: $*" >&2
+  exit 1
+}
+
+torch_options=()
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --) shift; torch_options=("$@"); break ;;
+    -h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit 0 ;;
+  esac
+  [ $# -ge 2 ] || fail "$1: an option and its value are needed; --help lists them"
+  case "$1" in
+    --output-dir) output=$2 ;;
+    --build-dir) build=$2 ;;
+    --arch) arch=$2 ;;
+    --skip) skip=$2 ;;
+    *) fail "$1 is not an option; --help lists them" ;;
+  esac
+  shift 2
+done
+for part in ${skip//,/ }; do
+  case "$part" in build | tests | benchmarks | torch) ;;
+    *) fail "--skip: $part is not one of build, tests, benchmarks, torch" ;;
+  esac
+done
+wanted() { [[ ",$skip," != *",$1,"* ]]; }
+
+nvidia-smi -L >/dev/null 2>&1 || fail "no NVIDIA GPU is visible (nvidia-smi -L); nothing to run"
+mkdir -p "$output"
+output=$(cd "$output" && pwd)
+cd "$root"
+source cluster/environment.sh
+
+if wanted build; then
+  echo "== packages, configure and build ($build)"
+  bash cluster/packages.sh
+  options=(-DAIRMOE_WITH_CUDA=ON)
+  [ -z "$arch" ] || options+=("-DCMAKE_CUDA_ARCHITECTURES=$arch")
+  cmake --preset release -B "$build" "${options[@]}" >"$output/configure.log"
+  cmake --build "$build" -j"$(nproc)" >"$output/build.log" ||
+    { tail -n 30 "$output/build.log" >&2; fail "the build failed: $output/build.log"; }
+fi
+
+tests=0
+if wanted tests; then
+  echo "== tests (label gpu)"
+  ctest --test-dir "$build" -L gpu --no-tests=error --output-on-failure \
+    --output-log "$output/tests.log" --output-junit "$output/tests.xml" || tests=$?
+fi
+
+# Runs a benchmark; one that fails is named in the table and does not stop the others.
+failed=()
+measure() {
+  local name=$1
+  shift
+  echo "== $name: $*"
+  "$@" --json "$output/$name.json" 2>&1 | tee "$output/$name.log" || failed+=("$name")
+}
+
+bench=$build/apps/airmoe-bench
+takes() { "$bench" "$1" --help 2>/dev/null | grep -q -- "--$2\b"; }
+data=()
+if wanted benchmarks; then
+  rm -f "$output/states.h5"
+  for command in router layer train exchange; do
+    takes "$command" device || continue
+    options=(--device cuda)
+    if takes "$command" write-data; then options+=(--write-data "$output/states.h5"); fi
+    measure "$command" "$bench" "$command" "${options[@]}"
+  done
+  [ "$(nvidia-smi -L | wc -l)" -lt 2 ] || ! takes exchange device ||
+    measure exchange-2 mpirun -n 2 "$bench" exchange --device cuda
+fi
+[ ! -e "$output/states.h5" ] || data=(--data "$output/states.h5")
+
+if wanted torch; then
+  if python3 -c 'import torch' 2>/dev/null; then
+    measure torch python3 -B apps/bench/torch_baselines.py "${data[@]}" "${torch_options[@]}"
+  else
+    echo "== torch: python3 has no PyTorch, its baselines are left out"
+  fi
+fi
+
+echo
+/usr/bin/env python3 -B cluster/gpu_table.py "$output" | tee "$output/table.md"
+for name in "${failed[@]}"; do echo "failed: $name, see $output/$name.log"; done
+[ "$tests" -eq 0 ] || fail "tests failed: $output/tests.log"
+[ ${#failed[@]} -eq 0 ]
