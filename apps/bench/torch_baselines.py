@@ -37,8 +37,8 @@ def parse_options():
     count("codewords", 512, "codewords G")
     count("expert-dim", 1, "hidden width m of an expert")
     count("clusters", 512, "clusters of the made states")
-    parser.add_argument("--skew", type=float, default=0.6, metavar="X",
-                        help="cluster r has a share proportional to (r + 1)^-X (=0.6)")
+    parser.add_argument("--skew", type=float, default=0.8, metavar="X",
+                        help="cluster r has a share proportional to (r + 1)^-X (=0.8)")
     count("sets", 4, "input sets, used in turn")
     count("peer-heads", 8, "heads of product-key routing")
     count("repetitions", 20, "timed calls")
@@ -163,14 +163,14 @@ def run_experts(options, timer, given):
          lambda i: experts.shortlist_dense_backward(*dense(i), sets[i].d_y)),
     )
     if options.compile:
-        forward = torch.compile(experts.token_centric)
-        sorted_forward = torch.compile(experts.expert_centric)
-        together = torch.compile(experts.expert_centric_backward)
+        fused = torch.compile(experts.token_centric)
+        fused_sorted = torch.compile(experts.expert_centric)
+        fused_both = torch.compile(experts.expert_centric_backward)
         ways += (
-            ("token-centric, torch.compile", lambda i: forward(*arguments(i), tokens),
-             lambda i: experts.token_centric_backward(*arguments(i), sets[i].d_y, tokens, forward)),
-            ("expert-centric, torch.compile", lambda i: sorted_forward(*arguments(i), pairs),
-             lambda i: together(*arguments(i), sets[i].d_y, pairs)),
+            ("token-centric, torch.compile", lambda i: fused(*arguments(i), tokens),
+             lambda i: experts.token_centric_backward(*arguments(i), sets[i].d_y, tokens, fused)),
+            ("expert-centric, torch.compile", lambda i: fused_sorted(*arguments(i), pairs),
+             lambda i: fused_both(*arguments(i), sets[i].d_y, pairs)),
         )
     reference = ways[0][1](0)
     gradients = ways[0][2](0)
