@@ -1,0 +1,35 @@
+#pragma once
+// The transpose of pair_combine.hpp: every selected row of a table collects the tokens that
+// selected it. These sums are gradients of experts and centroids.
+
+#include <cstdint>
+#include <span>
+
+#include "comm/base/cuda/pair_grouping.hpp"
+
+namespace airmoe::cuda {
+
+/// Pair p has `units` coefficients; its row r owns gradient rows [r units, (r + 1) units).
+template <class T>
+struct AccumulateTerm {
+  const float* coefficient = nullptr;  ///< place order. Shape: [n, K * units]
+  const T* source = nullptr;           ///< token order. Shape: [n, d]
+  float* gradient = nullptr;           ///< added to. Shape: [rows * units, d]
+  int64_t units = 1;                   ///< m
+};
+
+/// Sums of parts of rows that very many tokens have selected. Memory: about
+/// pairs / 256 x coefficients per pair x d floats.
+struct AccumulateWorkspace {
+  DeviceBuffer<float> partial;
+};
+
+/// gradient(row(p) * units + j, :) += sum over pairs p of coefficient(p, j) * source(token(p), :)
+/// for every term. Sums are fp32 in an order that depends on the grouping alone; rows without pairs
+/// are not touched. Terms with the same source read it once.
+/// Asynchronous. Throws Error when d is no multiple of 8.
+template <class T>
+void accumulate_pairs(const PairGroups& groups, std::span<const AccumulateTerm<T>> terms, int64_t d,
+                      AccumulateWorkspace& workspace, cudaStream_t stream);
+
+}  // namespace airmoe::cuda
