@@ -15,9 +15,9 @@ try:
 except ImportError:
     sys.exit("torch_baselines: python3 has no module torch: install PyTorch to run this comparison")
 
-from baselines import data, experts, language_model, routing, timing
+from baselines import ceilings, data, experts, language_model, routing, timing
 
-PARTS = ("routing", "experts", "rebuild", "model")
+PARTS = ("ceilings", "routing", "experts", "rebuild", "model")
 GIB = 2**30
 
 
@@ -244,6 +244,8 @@ def main():
                         for h in given.hidden])
     print(f"tokens of a codeword: {used.min().item()} to {used.max().item()}")
     timer = timing.Timer(options.repetitions, options.seconds, options.sets)
+    if "ceilings" in options.parts:
+        ceilings.measure(timer, options.experts, options.dim)
     if "routing" in options.parts:
         run_routing(options, timer, given)
     if "rebuild" in options.parts:
