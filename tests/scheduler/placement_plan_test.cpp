@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <limits>
+#include <tuple>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -57,7 +58,8 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Combine(::testing::Values(Shape{1, 50, 8, 10}, Shape{3, 50, 8, 10},
                                          Shape{4, 200, 40, 20}, Shape{7, 203, 5, 30},
                                          Shape{16, 210, 6, 12}, Shape{5, 40, 30, 40},
-                                         Shape{9, 9, 4, 3}, Shape{12, 7, 4, 3}),
+                                         Shape{9, 9, 4, 3}, Shape{12, 7, 4, 3},
+                                         Shape{40, 30, 50, 8}, Shape{100, 250, 20, 16}),
                        ::testing::Values(1.0, 1.15, 1.5, 2.5, 100.0)));
 
 TEST(PlanLimits, WorkIsBalancedWherePartsAllowIt) {
@@ -71,6 +73,18 @@ TEST(PlanLimits, WorkIsBalancedWherePartsAllowIt) {
           << ranks << " ranks, budget " << budget;
       EXPECT_EQ(placement.parts() > 256, budget > 1) << ranks << " ranks, budget " << budget;
     }
+  }
+}
+
+TEST(PlanLimits, MoreRanksThanCodewordsOrExpertsPlanWithoutAWordOnStdout) {
+  for (const auto& [ranks, experts, codewords] :
+       {std::tuple{64, 40, 90}, {64, 300, 20}, {50, 7, 3}}) {
+    test::Problem problem(ranks, experts, codewords, 6, 4, 2);
+    problem.tokens[1] = 900;
+    ::testing::internal::CaptureStdout();
+    const Placement placement = plan(problem.input);
+    EXPECT_EQ(::testing::internal::GetCapturedStdout(), "");
+    check_placement(problem.input, placement);
   }
 }
 

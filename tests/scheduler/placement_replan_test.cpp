@@ -1,5 +1,6 @@
 // Incremental plans: what may stay stays, limits hold, and quality is near that of a new plan.
 
+#include <tuple>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -79,6 +80,23 @@ TEST(Replan, GivesMorePartsToACodewordThatGrew) {
   EXPECT_EQ(before.part_begin[6] - before.part_begin[5], 1);
   EXPECT_GE(after.part_begin[6] - after.part_begin[5], 3);
   EXPECT_LE(report(problem.input, after).work_imbalance, 1.10);
+}
+
+TEST(Replan, CopesWithRanksThatOwnNothing) {
+  for (const auto& [ranks, experts, codewords] : {std::tuple{30, 17, 9}, {30, 17, 60}, {9, 8, 2}}) {
+    for (const double budget : {1.0, 2.5, 40.0}) {
+      test::Problem problem(ranks, experts, codewords, 5, budget, 3);
+      const Placement before = plan(problem.input);
+      const std::vector<int32_t> old_lists = problem.lists;
+      problem.change_entries(2, 5);
+      problem.tokens[0] = 400;
+      for (const double moved : {0.0, 0.05, 1.0}) {
+        const Placement after = replan(problem.input, before, old_lists, {.moved_homes = moved});
+        check_placement(problem.input, after);
+        EXPECT_LE(moved_homes(before, after), static_cast<int64_t>(moved * experts));
+      }
+    }
+  }
 }
 
 TEST(Replan, CopesWithAnotherBudget) {

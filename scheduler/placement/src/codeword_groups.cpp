@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <numeric>
+#include <queue>
 #include <tuple>
+#include <utility>
 
 #include <metis.h>
 
@@ -12,8 +15,9 @@
 namespace airmoe::scheduler::placement {
 namespace {
 
-constexpr int64_t kNeighbours = 64;   // edges that a vertex asks for
-constexpr double kPairsLooked = 1e7;  // (part, part) pairs looked at to weigh edges
+constexpr int64_t kNeighbours = 64;    // edges that a vertex asks for
+constexpr double kPairsLooked = 1e7;   // (part, part) pairs looked at to weigh edges
+constexpr int32_t kLeastPerGroup = 2;  // vertices; METIS complains when it has fewer
 constexpr double kWeightScale = 256, kTokenScale = 1e6;  // METIS wants integers
 
 struct Edge {
@@ -85,12 +89,30 @@ CodewordGraph::CodewordGraph(const PlanInput& input, const Parts& parts, const I
   }
 }
 
+std::vector<int32_t> CodewordGraph::heaviest_to_lightest(const std::vector<double>& share) const {
+  std::vector<int32_t> order(vertex_weight_.size()), group(vertex_weight_.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int32_t a, int32_t b) { return vertex_weight_[a] > vertex_weight_[b]; });
+  using Load = std::pair<double, int32_t>;  // weight over share, group
+  std::priority_queue<Load, std::vector<Load>, std::greater<>> load;
+  for (std::size_t g = 0; g < share.size(); ++g) load.push({0, static_cast<int32_t>(g)});
+  for (const int32_t v : order) {
+    const auto [weight, g] = load.top();
+    load.pop();
+    group[v] = g;
+    load.push({weight + (vertex_weight_[v] + 1) / share[g], g});
+  }
+  return group;
+}
+
 std::vector<int32_t> CodewordGraph::partition(const std::vector<double>& share) const {
   static_assert(sizeof(idx_t) == sizeof(int32_t), "METIS was built with 64-bit indices");
   auto vertices = static_cast<idx_t>(vertex_weight_.size());
   auto groups = static_cast<idx_t>(share.size());
   std::vector<int32_t> group(vertex_weight_.size());
   if (groups == 1 || vertices == 0) return group;
+  if (vertices < kLeastPerGroup * groups) return heaviest_to_lightest(share);
   // METIS reads and does not write, but its interface says otherwise.
   std::vector<idx_t> begin = begin_, to = to_, edge_weight = edge_weight_, weight = vertex_weight_;
   std::vector<real_t> target(share.begin(), share.end());

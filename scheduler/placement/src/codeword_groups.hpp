@@ -17,11 +17,14 @@ class CodewordGraph {
   CodewordGraph(const PlanInput& input, const Parts& parts, const InvertedLists& lists);
 
   /// A group for each part: METIS cuts few heavy edges. Work is balanced only as well as METIS does
-  /// it. Parts without tokens get a group all the same.
+  /// it. Parts without tokens get a group all the same. With hardly more parts than groups, parts
+  /// go by weight alone.
   /// @param share  of the tokens that each group should have, sums to 1. Shape: [groups]
   std::vector<int32_t> partition(const std::vector<double>& share) const;
 
  private:
+  std::vector<int32_t> heaviest_to_lightest(const std::vector<double>& share) const;
+
   // METIS's compressed rows, in its integer type (32 bits in all packages).
   std::vector<int32_t> begin_, to_, edge_weight_, vertex_weight_;
 };

@@ -5,6 +5,7 @@
 #include <functional>
 #include <numeric>
 #include <queue>
+#include <utility>
 
 namespace airmoe::scheduler::placement {
 namespace {
@@ -31,6 +32,21 @@ std::vector<int32_t> counts(const PlanInput& input, double most_tokens) {
   return count;
 }
 
+/// Fewest parts of which a whole number makes up `least` to 1.05 shares, so that they pack well;
+/// parts up to `light` shares fill gaps as they are.
+std::vector<int32_t> fitting_counts(const PlanInput& input, double share, double light,
+                                    double least) {
+  constexpr double kMostShare = 1.05;
+  std::vector<int32_t> count = counts(input, kMostShare * share);
+  for (int64_t g = 0; g < input.codewords && share > 0; ++g) {
+    for (; count[g] < input.ranks; ++count[g]) {
+      const double size = input.tokens[g] / share / count[g];
+      if (size <= light || std::floor(kMostShare / size) * size >= least) break;
+    }
+  }
+  return count;
+}
+
 /// Heaviest rank when parts go, heaviest first, to the rank with the least tokens.
 double packed_load(const Parts& parts, int ranks) {
   std::vector<double> tokens = parts.tokens;
@@ -51,12 +67,24 @@ double packed_load(const Parts& parts, int ranks) {
 
 Parts split_codewords(const PlanInput& input) {
   // A part of 1.05 shares still fits into the 1.10 that a rank may have. What is packed to 1.05
-  // leaves freedom to choose ranks by affinity.
-  constexpr double kMostShare = 1.05, kPacked = 1.05, kFiner = 0.8, kFinest = 0.1;
+  // leaves freedom to choose ranks by affinity; 1.075 just fits.
+  constexpr double kMostShare = 1.05, kFiner = 0.8, kFinest = 0.1;
   const double share = std::accumulate(input.tokens.begin(), input.tokens.end(), 0.0) / input.ranks;
-  for (double most = kMostShare;; most *= kFiner) {
+  const auto packs = [&](const Parts& parts, double most) {
+    return packed_load(parts, input.ranks) <= most * share;
+  };
+  if (Parts parts = make_parts(input, counts(input, kMostShare * share)); packs(parts, 1.05)) {
+    return parts;
+  }
+  for (const double packed : {1.05, 1.075}) {
+    for (const auto& [light, least] : {std::pair{0.3, 0.94}, {0.2, 0.94}, {0.1, 0.97}}) {
+      Parts parts = make_parts(input, fitting_counts(input, share, light, least));
+      if (packs(parts, packed)) return parts;
+    }
+  }
+  for (double most = kMostShare * kFiner;; most *= kFiner) {
     Parts parts = make_parts(input, counts(input, most * share));
-    if (most < kFinest || packed_load(parts, input.ranks) <= kPacked * share) return parts;
+    if (most < kFinest || packs(parts, 1.05)) return parts;
   }
 }
 

@@ -6,30 +6,74 @@
 namespace airmoe::scheduler::placement {
 namespace {
 
-/// Takes copies from a rank until it is within its limit.
-void shed_rows(Search& search, int rank) {
+/// A part that has copies on a rank, and how many for each of its tokens.
+struct Choice {
+  double copies_per_token;
+  int32_t part;
+};
+
+/// Parts with copies on each of the ranks beyond their limit, those with most copies per token
+/// first. Empty for other ranks. Shape: [R]
+std::vector<std::vector<Choice>> choices_of_ranks(const Search& search) {
+  constexpr int64_t kLooked = 64;  // entries of a part on a rank that its copies are judged by
   const Holders& holders = search.holders();
-  struct Choice {
-    double copies_per_token;
-    int32_t part;
-  };
-  std::vector<Choice> choices;
+  const auto ranks = static_cast<std::size_t>(search.input().ranks);
+  std::vector<char> over(ranks);
+  for (std::size_t r = 0; r < ranks; ++r) over[r] = holders.rows()[r] > search.row_limit();
+  std::vector<std::vector<Choice>> out(ranks);
+  std::vector<int64_t> entries(ranks), looked(ranks);
+  std::vector<double> copies(ranks);
+  std::vector<int> cover;  // its ranks beyond their limit
   for (int32_t p = 0; p < search.parts().count(); ++p) {
     const std::span<const int32_t> list = search.list(p);
     const std::span<const uint16_t> at = search.ranks(p);
-    double copies = 0;  // a copy that n parts need counts 1 / n for each
-    for (std::size_t j = 0; j < list.size(); ++j) {
-      if (at[j] == rank && !holders.owns(list[j], rank))
-        copies += 1.0 / holders.uses(list[j], rank);
+    for (const uint16_t r : at) ++entries[r];
+    cover.clear();
+    for (const uint16_t r : at) {
+      if (over[r] && entries[r] > 0 && looked[r]++ == 0) cover.push_back(r);
     }
-    if (copies > 0) choices.push_back({copies / (1e-9 + search.parts().tokens[p]), p});
+    for (const int r : cover) looked[r] = 0;
+    if (!cover.empty()) {
+      for (std::size_t j = 0; j < list.size(); ++j) {
+        const int r = at[j];
+        if (!over[r] || looked[r] == kLooked) continue;
+        ++looked[r];  // a copy that n parts need counts 1 / n for each
+        if (!holders.owns(list[j], r)) copies[r] += 1.0 / holders.uses(list[j], r);
+      }
+    }
+    for (const int r : cover) {
+      const double all =
+          copies[r] * static_cast<double>(entries[r]) / static_cast<double>(looked[r]);
+      if (all > 0) out[r].push_back({all / (1e-9 + search.parts().tokens[p]), p});
+      looked[r] = 0;
+      copies[r] = 0;
+    }
+    for (const uint16_t r : at) entries[r] = 0;
   }
-  std::stable_sort(choices.begin(), choices.end(), [](const Choice& a, const Choice& b) {
-    return a.copies_per_token > b.copies_per_token;
-  });
+  for (std::vector<Choice>& choices : out) {
+    std::stable_sort(choices.begin(), choices.end(), [](const Choice& a, const Choice& b) {
+      return a.copies_per_token > b.copies_per_token;
+    });
+  }
+  return out;
+}
+
+/// Takes copies from a rank until it is within its limit.
+void shed_rows(Search& search, int rank, std::span<const Choice> choices) {
+  const Holders& holders = search.holders();
+  // Rows that end if the part leaves.
+  const auto has_own_rows = [&](int32_t p) {
+    const std::span<const int32_t> list = search.list(p);
+    const std::span<const uint16_t> at = search.ranks(p);
+    for (std::size_t j = 0; j < list.size(); ++j) {
+      if (at[j] == rank && !holders.owns(list[j], rank) && holders.uses(list[j], rank) == 1)
+        return true;
+    }
+    return false;
+  };
   for (const Choice& choice : choices) {
     if (holders.rows()[rank] <= search.row_limit()) return;
-    search.place_at_least_cost(choice.part, true);
+    if (has_own_rows(choice.part)) search.place_at_least_cost(choice.part, true);
   }
   // Copies that parts share may have stayed: entry by entry, to other ranks that have the expert.
   for (const Choice& choice : choices) {
@@ -116,8 +160,13 @@ void balance_work(Search& search, const std::vector<int32_t>& order) {
 }
 
 void meet_row_limit(Search& search) {
-  for (int r = 0; r < search.input().ranks; ++r) {
-    if (search.holders().rows()[r] > search.row_limit()) shed_rows(search, r);
+  while (!search.within_row_limit()) {
+    const std::vector<std::vector<Choice>> choices = choices_of_ranks(search);
+    const int64_t before = search.total_rows();
+    for (int r = 0; r < search.input().ranks; ++r) {
+      if (search.holders().rows()[r] > search.row_limit()) shed_rows(search, r, choices[r]);
+    }
+    if (search.total_rows() >= before) return;
   }
 }
 

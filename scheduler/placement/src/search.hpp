@@ -105,7 +105,7 @@ class Search {
   std::vector<int64_t> present_, own_rows_, own_entries_, room_;
   std::vector<char> in_cover_;
   std::vector<int> cover_;
-  std::vector<int64_t> taken_;  // entries that each rank of cover_ has
+  std::vector<int64_t> taken_;       // entries that each rank of cover_ has
   std::vector<int64_t> held_begin_;  // [R + 1]
   Buffer<int32_t> held_;             // entries, by rank that holds them
   std::vector<uint16_t> new_rank_;   // [M]
