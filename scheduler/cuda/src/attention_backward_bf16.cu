@@ -154,7 +154,6 @@ __device__ __forceinline__ void store_partial(const float (&sums)[kTiles][kDim /
 template <int kDim, int kTiles>
 __device__ __forceinline__ void key_block(const Inputs<Bf16>& in, const Gradients<Bf16>& g,
                                           int column, int begin, unsigned char* shared) {
-  constexpr bool kKept = kDim <= 64;
   const Layout<kDim, kTiles> at{shared_address(shared)};
   const int part = column % g.parts, kv_head = column / g.parts % in.kv_heads;
   const int sequence = column / g.parts / in.kv_heads;
@@ -195,8 +194,7 @@ __device__ __forceinline__ void key_block(const Inputs<Bf16>& in, const Gradient
                                  in.v + (first + begin) * in.ld_v + kv_head * in.head_dim, in.ld_v,
                                  in.context - begin, in.head_dim);
   load_queries(0);
-  OwnRows<kDim, kTiles, kKept> k;
-  OwnRows<kDim, kTiles, false> v;
+  OwnRows<kDim, kTiles, false> k, v;  // registers are for the sums
   float d_k[kTiles][kDim / 8][4] = {}, d_v[kTiles][kDim / 8][4] = {};
   for (int step = 0; step < steps; ++step) {
     airmoe::cuda::wait_copies<0>();

@@ -1,8 +1,6 @@
 // Causal attention in bf16: a block has a tile of query rows and walks over the keys up to its last
 // row, with a running maximum and sum per row.
 
-#include <algorithm>
-
 #include "scheduler/cuda/src/attention_tiles.cuh"
 
 namespace airmoe::scheduler::cuda::attention {
@@ -79,8 +77,9 @@ __device__ __forceinline__ void advance(float (&products)[kTiles][kKeys / 8][4],
 }
 
 template <int kDim, int kTiles>
-__global__ __launch_bounds__(kThreads, 2) void forward_kernel(Inputs<Bf16> in, Bf16* out,
-                                                              float* log_sum) {
+__global__ __launch_bounds__(kThreads, kTiles == 1 ? 3 : 2) void forward_kernel(Inputs<Bf16> in,
+                                                                                Bf16* out,
+                                                                                float* log_sum) {
   constexpr int kRows = kWarps * kTiles * 16;
   constexpr int kRowBytes = kDim * 2;
   constexpr bool kKept = kDim <= 64;
@@ -166,8 +165,8 @@ __global__ __launch_bounds__(kThreads, 2) void forward_kernel(Inputs<Bf16> in, B
 }
 
 template <int kDim, int kTiles>
-void launch(const Inputs<Bf16>& in, int64_t sequences, Bf16* out, float* log_sum,
-            cudaStream_t stream) {
+void launch_tiles(const Inputs<Bf16>& in, int64_t sequences, Bf16* out, float* log_sum,
+                  cudaStream_t stream) {
   constexpr int kRows = kWarps * kTiles * 16;
   constexpr int kBytes = (kRows + 4 * kKeys) * kDim * 2;
   const auto kernel = forward_kernel<kDim, kTiles>;
@@ -177,15 +176,29 @@ void launch(const Inputs<Bf16>& in, int64_t sequences, Bf16* out, float* log_sum
   AIRMOE_CUDA_LAUNCHED();
 }
 
+/// Two rows of 16 per warp read each key half as often; small batches need the blocks more. A row's
+/// sums are the same either way.
+template <int kDim>
+void launch(const Inputs<Bf16>& in, int64_t sequences, Bf16* out, float* log_sum,
+            cudaStream_t stream) {
+  constexpr int64_t kFewBlocks = 528;  // twice what an H100 runs at a time
+  const int64_t blocks = sequences * in.heads * ((in.context + 127) / 128);
+  if (blocks < kFewBlocks) {
+    launch_tiles<kDim, 1>(in, sequences, out, log_sum, stream);
+  } else {
+    launch_tiles<kDim, 2>(in, sequences, out, log_sum, stream);
+  }
+}
+
 }  // namespace
 
 template <>
 void launch_forward(const Inputs<Bf16>& in, int64_t sequences, Bf16* out, float* log_sum,
                     cudaStream_t stream) {
-  if (in.head_dim <= 16) return launch<16, 2>(in, sequences, out, log_sum, stream);
-  if (in.head_dim <= 32) return launch<32, 2>(in, sequences, out, log_sum, stream);
-  if (in.head_dim <= 64) return launch<64, 2>(in, sequences, out, log_sum, stream);
-  launch<128, 2>(in, sequences, out, log_sum, stream);
+  if (in.head_dim <= 16) return launch<16>(in, sequences, out, log_sum, stream);
+  if (in.head_dim <= 32) return launch<32>(in, sequences, out, log_sum, stream);
+  if (in.head_dim <= 64) return launch<64>(in, sequences, out, log_sum, stream);
+  launch<128>(in, sequences, out, log_sum, stream);
 }
 
 }  // namespace airmoe::scheduler::cuda::attention
