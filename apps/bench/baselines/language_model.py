@@ -206,7 +206,9 @@ class Training:
     def __init__(self, shape, moe, tokens, batch, compiled, seed):
         torch.manual_seed(seed)
         self.model = LanguageModel(shape, moe).cuda()
-        self.run = torch.compile(self.model) if compiled else self.model
+        if compiled:
+            for block in self.model.blocks:  # one by one: equal blocks share what is compiled
+                block.compile()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=3e-4, betas=(0.9, 0.95),
                                            weight_decay=0.1, fused=True)
         self.turn = rope_table(shape, "cuda")
@@ -219,7 +221,7 @@ class Training:
         at = torch.arange(number * self.batch, (number + 1) * self.batch) % starts
         text = self.tokens[: starts * width].view(starts, width)[at.to(self.tokens.device)]
         with torch.autocast("cuda", dtype=torch.bfloat16):
-            loss = self.run(text[:, :-1], text[:, 1:], self.turn)
+            loss = self.model(text[:, :-1], text[:, 1:], self.turn)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
