@@ -25,6 +25,10 @@ constexpr Command kCommands[] = {
      run_network},
     {"placement", "plans of who owns which expert and which ranks take whose tokens",
      run_placement},
+#ifdef AIRMOE_HAS_CUDA
+    {"router", "routing on a CUDA device, part by part", run_router},
+    {"layer-gpu", "the MoE layer on a CUDA device, forward and backward", run_layer_gpu},
+#endif
 };
 
 void print_usage() {

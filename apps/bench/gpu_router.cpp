@@ -1,0 +1,184 @@
+// airmoe-bench router: routing on a CUDA device, part by part, at shapes up to a million experts.
+
+#include <cmath>
+
+#include <cuda_bf16.h>
+#include <fmt/format.h>
+
+#include "apps/bench/command.hpp"
+#include "apps/bench/gpu_timing.hpp"
+#include "apps/bench/options.hpp"
+#include "apps/bench/report.hpp"
+#include "comm/base/cuda/jitter.hpp"
+#include "router/cuda/assign.hpp"
+#include "router/cuda/codebook.hpp"
+#include "router/cuda/order.hpp"
+#include "router/cuda/select.hpp"
+#include "router/cuda/shortlists.hpp"
+#include "router/cuda/sphere.hpp"
+#include "scheduler/device_kind.hpp"
+
+namespace airmoe::bench {
+namespace {
+
+using cuda::DeviceBuffer;
+
+struct RouterOptions {
+  int64_t tokens = 8192, clusters = 512, experts = 65536, active = 512, shortlist = 2048;
+  int64_t codewords = 512, dim = 256, repetitions = 30, warm_up = 5, seed = 1;
+  std::string type = "bf16", json, export_to;
+};
+
+template <class T>
+nlohmann::json bench(const RouterOptions& o) {
+  const cuda::Stream stream;
+  DeviceTimer timer(stream, o.warm_up, o.repetitions);
+  const int64_t n = o.tokens, d = o.dim, e = o.experts;
+  Buffer<float> states = clustered_states(static_cast<uint64_t>(o.seed), n, d, o.clusters);
+  Buffer<float> centroids(e * d);
+  fill_normal_parallel(centroids.span(), static_cast<uint64_t>(o.seed), 10,
+                       1.0f / std::sqrt(static_cast<float>(d)));
+  std::vector<T> narrow(static_cast<std::size_t>(n * d));
+  for (int64_t i = 0; i < n * d; ++i) narrow[static_cast<std::size_t>(i)] = T(states[i]);
+  DeviceBuffer<T> hidden, unit(e * d);
+  DeviceBuffer<float> centroid, inverse_norm(e);
+  hidden.upload(narrow, stream);
+  centroid.upload(centroids.span(), stream);
+  router::cuda::project_to_sphere(centroid.data(), e, d, unit.data(), inverse_norm.data(), stream);
+
+  router::cuda::DeviceCodebook<T> codebook({o.codewords, d, 0.95f, 1.0f});
+  router::cuda::SelectWorkspace select;
+  router::cuda::DeviceOrder order;
+  router::cuda::DeviceShortlists<T> lists(o.codewords, e, o.shortlist, d);
+  const cuda::JitterTable table(stream);
+  const auto seed = static_cast<uint64_t>(o.seed);
+  DeviceBuffer<int32_t> codeword(n);
+  DeviceBuffer<uint16_t> position(n * o.active);
+  DeviceBuffer<float> gate(n * o.active), log_sum_exp(n);
+  const auto do_assign = [&] {
+    router::cuda::assign_codewords(hidden.data(), codebook.compute(), n, d, o.codewords,
+                                   codeword.data(), stream);
+  };
+  const auto do_order = [&] { order.build(codeword.data(), n, o.codewords, stream); };
+  const auto do_select = [&](const cuda::JitterKey* jitter) {
+    router::cuda::select_experts(
+        hidden.data(), d, order.view(), lists.view(), unit.data(), o.active, jitter,
+        {position.data(), gate.data(), log_sum_exp.data()}, select, stream);
+  };
+  const auto update = [&](int64_t step) {
+    codebook.update(hidden.data(), order.view(),
+                    RandomStream(seed, Purpose::codeword_replacement, static_cast<uint32_t>(step)),
+                    stream);
+  };
+  codebook.initialise(hidden.data(), n, RandomStream(seed, Purpose::codebook_init), stream);
+  constexpr int kCodebookSteps = 20;  // settles k-means on the clusters
+  for (int i = 0; i < kCodebookSteps; ++i) {
+    do_assign();
+    do_order();
+    update(i + 1);
+  }
+  const auto noise = [&](Purpose purpose, int64_t step) {
+    return table.key(RandomStream(seed, purpose, static_cast<uint32_t>(step)), 0.01f);
+  };
+  lists.rebuild(codebook.compute(), unit.data(), std::nullopt, stream);
+  do_assign();
+  do_order();
+  stream.synchronize();
+
+  nlohmann::json results = nlohmann::json::object();
+  const auto run = [&](const char* name, const std::function<void(int64_t)>& body) {
+    const DeviceTiming t = timer.measure(body);
+    results[name] = {{"median_ms", t.median}, {"least_ms", t.least}, {"p90_ms", t.p90}};
+    fmt::print("  {:<28}{:>10.4f} ms  (least {:.4f})\n", name, t.median, t.least);
+  };
+  fmt::print("{}; {} tokens in {} clusters (synthetic), E {} K {} M {} G {} d {}, {}\n",
+             cuda::device_properties().name, n, o.clusters, e, o.active, o.shortlist, o.codewords,
+             d, o.type);
+  run("assign", [&](int64_t) { do_assign(); });
+  run("order", [&](int64_t) { do_order(); });
+  run("select", [&](int64_t) { do_select(nullptr); });
+  run("select with jitter", [&](int64_t i) {
+    const cuda::JitterKey key = noise(Purpose::jitter_score, i);
+    do_select(&key);
+  });
+  run("routing (all of it)", [&](int64_t) {
+    do_assign();
+    do_order();
+    do_select(nullptr);
+  });
+  run("list rebuild",
+      [&](int64_t) { lists.rebuild(codebook.compute(), unit.data(), std::nullopt, stream); });
+  run("list rebuild with jitter", [&](int64_t i) {
+    lists.rebuild(codebook.compute(), unit.data(), noise(Purpose::jitter_shortlist, i), stream);
+  });
+  run("project to sphere", [&](int64_t) {
+    router::cuda::project_to_sphere(centroid.data(), e, d, unit.data(), inverse_norm.data(),
+                                    stream);
+  });
+  run("codebook update", [&](int64_t i) { update(1000 + i); });
+  const cuda::CodewordTokens places = order.view();
+  std::vector<int32_t> begin(static_cast<std::size_t>(o.codewords + 1));
+  AIRMOE_CUDA(cudaMemcpy(begin.data(), places.begin, begin.size() * sizeof(int32_t),
+                         cudaMemcpyDeviceToHost));
+  int32_t largest = 0;
+  int64_t empty = 0;
+  for (std::size_t g = 0; g + 1 < begin.size(); ++g) {
+    largest = std::max(largest, begin[g + 1] - begin[g]);
+    empty += begin[g + 1] == begin[g];
+  }
+  fmt::print("  largest codeword {} tokens, {} codewords empty\n", largest, empty);
+  if (!o.export_to.empty()) {
+    std::vector<float> book(static_cast<std::size_t>(o.codewords * d));
+    AIRMOE_CUDA(cudaMemcpy(book.data(), codebook.codewords(), book.size() * sizeof(float),
+                           cudaMemcpyDeviceToHost));
+    write_npy<float>(o.export_to + "-hidden.npy", states.span(), {n, d});
+    write_npy<float>(o.export_to + "-centroid.npy", centroids.span(), {e, d});
+    write_npy<float>(o.export_to + "-codebook.npy", book, {o.codewords, d});
+  }
+  return {{"benchmark", "router"},    {"data", "synthetic clustered states, normal centroids"},
+          {"device", device_json()},  {"tokens", n},
+          {"clusters", o.clusters},   {"experts", e},
+          {"active", o.active},       {"shortlist", o.shortlist},
+          {"codewords", o.codewords}, {"dim", d},
+          {"compute_type", o.type},   {"largest_codeword_tokens", largest},
+          {"empty_codewords", empty}, {"device_bytes_peak", cuda::device_bytes_peak()},
+          {"milliseconds", results}};
+}
+
+}  // namespace
+
+ExitCode run_router(int argc, char** argv) {
+  RouterOptions o;
+  boost::program_options::options_description options("Router", 100, 60);
+  add_count(options, "tokens", o.tokens, 1, "tokens");
+  add_count(options, "clusters", o.clusters, 1, "cluster centres of the tokens");
+  add_count(options, "dim", o.dim, 8, "model width d");
+  add_count(options, "experts", o.experts, 1, "experts E");
+  add_count(options, "active", o.active, 1, "active experts K per token");
+  add_count(options, "shortlist", o.shortlist, 1, "candidates M per codeword");
+  add_count(options, "codewords", o.codewords, 1, "codewords G");
+  add_count(options, "repetitions", o.repetitions, 1, "timed repetitions");
+  add_count(options, "warm-up", o.warm_up, 0, "repetitions before those");
+  add_count(options, "seed", o.seed, 0, "seed of the random data");
+  namespace po = boost::program_options;
+  options.add_options()(
+      "compute-type", po::value(&o.type)->value_name("NAME")->default_value(o.type), "bf16 or f32")(
+      "json", po::value(&o.json)->value_name("FILE"), "write the results there too")(
+      "export", po::value(&o.export_to)->value_name("PREFIX"),
+      "write the data as PREFIX-hidden.npy, -centroid.npy and -codebook.npy");
+  if (!parse(argc, argv, "airmoe-bench router: routing on a CUDA device, part by part", options)) {
+    return ExitCode::ok;
+  }
+  if (o.active > o.shortlist || o.shortlist > o.experts) {
+    fail(ExitCode::config,
+         "--active {} --shortlist {} --experts {}: need active <= shortlist <= "
+         "experts",
+         o.active, o.shortlist, o.experts);
+  }
+  cuda::use_device(0);
+  const bool f32 = scheduler::parse_compute_type(o.type) == scheduler::ComputeType::f32;
+  write_json(o.json, f32 ? bench<float>(o) : bench<__nv_bfloat16>(o));
+  return ExitCode::ok;
+}
+
+}  // namespace airmoe::bench

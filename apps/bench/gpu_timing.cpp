@@ -1,0 +1,115 @@
+#include "apps/bench/gpu_timing.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <thread>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "comm/base/random.hpp"
+
+namespace airmoe::bench {
+
+DeviceTimer::DeviceTimer(const cuda::Stream& stream, int64_t warm_up, int64_t repetitions)
+    : stream_(stream),
+      warm_up_(warm_up),
+      repetitions_(repetitions),
+      flush_(2 * cuda::device_properties().l2_bytes) {}
+
+DeviceTiming DeviceTimer::measure(const std::function<void(int64_t)>& body) {
+  std::vector<double> times;
+  for (int64_t i = -warm_up_; i < repetitions_; ++i) {
+    AIRMOE_CUDA(cudaMemsetAsync(flush_.data(), static_cast<int>(i & 127), flush_.bytes(), stream_));
+    start_.record(stream_);
+    body(i + warm_up_);
+    end_.record(stream_);
+    end_.synchronize();
+    if (i >= 0) times.push_back(end_.milliseconds_since(start_));
+  }
+  std::sort(times.begin(), times.end());
+  DeviceTiming t;
+  t.repetitions = repetitions_;
+  t.least = times.front();
+  t.median = times[times.size() / 2];
+  t.p90 = times[times.size() * 9 / 10];
+  return t;
+}
+
+void fill_normal_parallel(std::span<float> out, uint64_t seed, uint32_t array, float stddev) {
+  const RandomStream stream(seed, Purpose::test_data, array);
+  const auto threads = static_cast<int64_t>(std::max(1u, std::thread::hardware_concurrency()));
+  const int64_t size = std::ssize(out);
+  const int64_t part = (size + threads - 1) / threads;
+  std::vector<std::thread> workers;
+  for (int64_t begin = 0; begin < size; begin += part) {
+    workers.emplace_back([=] {
+      stream.fill_normal(out.data() + begin, std::min(part, size - begin),
+                         static_cast<uint64_t>(begin), stddev);
+    });
+  }
+  for (std::thread& worker : workers) worker.join();
+}
+
+Buffer<float> clustered_states(uint64_t seed, int64_t count, int64_t dim, int64_t clusters) {
+  Buffer<float> centres(clusters * dim), states(count * dim);
+  fill_normal_parallel(centres.span(), seed, 1, 1.0f);
+  fill_normal_parallel(states.span(), seed, 2, 0.75f);
+  std::vector<double> cumulative(static_cast<std::size_t>(clusters));
+  double total = 0;
+  for (int64_t c = 0; c < clusters; ++c) {
+    total += 1.0 / std::sqrt(static_cast<double>(c + 1));
+    cumulative[static_cast<std::size_t>(c)] = total;
+  }
+  const RandomStream pick(seed, Purpose::test_data, 3);
+  for (int64_t t = 0; t < count; ++t) {
+    const double u = pick.uniform(static_cast<uint64_t>(t)) * total;
+    const auto cluster = static_cast<int64_t>(
+        std::lower_bound(cumulative.begin(), cumulative.end(), u) - cumulative.begin());
+    const float* centre = centres.data() + std::min(cluster, clusters - 1) * dim;
+    float* h = states.data() + t * dim;
+    double square = 0;
+    for (int64_t k = 0; k < dim; ++k) {
+      h[k] += centre[k];
+      square += static_cast<double>(h[k]) * h[k];
+    }
+    const auto scale = static_cast<float>(std::sqrt(static_cast<double>(dim) / square));
+    for (int64_t k = 0; k < dim; ++k) h[k] *= scale;
+  }
+  return states;
+}
+
+template <class T>
+void write_npy(const std::string& path, std::span<const T> data,
+               const std::vector<int64_t>& shape) {
+  std::string header =
+      fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': ({},), }}",
+                  std::is_same_v<T, float> ? "<f4" : "<i4", fmt::join(shape, ", "));
+  constexpr std::size_t kPreamble = 10;
+  header.resize((kPreamble + header.size() + 1 + 63) / 64 * 64 - kPreamble - 1, ' ');
+  header += '\n';
+  const auto length = static_cast<uint16_t>(header.size());
+  std::ofstream file(path, std::ios::binary);
+  file.write("\x93NUMPY\x01\x00", 8);
+  file.write(reinterpret_cast<const char*>(&length), sizeof(length));
+  file << header;
+  file.write(reinterpret_cast<const char*>(data.data()),
+             static_cast<std::streamsize>(data.size_bytes()));
+  file.close();
+  if (!file) fail(ExitCode::io, "--export: cannot write {}", path);
+}
+template void write_npy<float>(const std::string&, std::span<const float>,
+                               const std::vector<int64_t>&);
+template void write_npy<int32_t>(const std::string&, std::span<const int32_t>,
+                                 const std::vector<int64_t>&);
+
+nlohmann::json device_json() {
+  const cuda::DeviceProperties& p = cuda::device_properties();
+  return {{"name", p.name},
+          {"compute_capability", p.compute_capability},
+          {"multiprocessors", p.multiprocessors},
+          {"memory_bytes", p.memory_bytes}};
+}
+
+}  // namespace airmoe::bench

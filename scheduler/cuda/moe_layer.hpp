@@ -1,0 +1,107 @@
+#pragma once
+// One MoE layer of one rank on a device: assign, order, score and select, experts, and their
+// backward. The host's MoeLayer is its specification and holds its parameters' names and values
+// between runs.
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "comm/base/cuda/jitter.hpp"
+#include "comm/base/cuda/pair_accumulate.hpp"
+#include "comm/base/cuda/pair_combine.hpp"
+#include "comm/base/cuda/pair_grouping.hpp"
+#include "comm/base/cuda/stream.hpp"
+#include "experts/cuda/dense_path.hpp"
+#include "router/cuda/assign.hpp"
+#include "router/cuda/codebook.hpp"
+#include "router/cuda/order.hpp"
+#include "router/cuda/select.hpp"
+#include "router/cuda/shortlists.hpp"
+#include "router/cuda/usage.hpp"
+#include "scheduler/cuda/device_parameters.hpp"
+#include "scheduler/cuda/moe_slot.hpp"
+#include "scheduler/cuda/step_numbers.hpp"
+#include "scheduler/moe/moe_layer.hpp"
+
+namespace airmoe::scheduler::cuda {
+
+template <class T>
+class DeviceMoeLayer : public DeviceMoeSlot<T> {
+ public:
+  /// Local: allocates. Keeps references. Memory beyond the parameters: E d unit centroids, and per
+  /// token K (2 + 6 * 4) bytes of pairs.
+  DeviceMoeLayer(MoeLayer& host, uint64_t seed, DeviceParameters<T>& parameters,
+                 const airmoe::cuda::JitterTable& jitter, cudaStream_t stream);
+
+  /// Local: what the next passes are about.
+  void begin_micro_batch(const MicroBatch& batch) { batch_ = batch; }
+  void forward(const T* hidden, int64_t tokens, float* out, cudaStream_t stream) override;
+  void backward(const T* d_out, float* d_hidden, cudaStream_t stream) override;
+
+  /// Asynchronous, once per optimizer step before the norm: the gradient of the centroids passes
+  /// through the projection to the sphere.
+  void finish_gradients(cudaStream_t stream);
+  /// Asynchronous, after parameters changed: projects centroids, drops lists.
+  void parameters_changed(cudaStream_t stream);
+  /// Device memory, complete once the stream has done what was put on it.
+  StepNumbers* numbers() { return numbers_.data(); }
+
+  /// Asynchronous: codebook and its state from the host layer, if it has one.
+  void take_from_host(cudaStream_t stream);
+  /// Waits: codebook to the host layer, and the lists, without jitter if `evaluation`.
+  void bring_to_host(bool evaluation, cudaStream_t stream);
+  /// Waits: the routing of the last forward.
+  void capture(RoutingRecord& record, cudaStream_t stream);
+  /// Waits: moves selections per expert to the host layer's usage window.
+  void collect_usage(cudaStream_t stream);
+
+ private:
+  enum class ListState : uint8_t { none, training, evaluation };
+
+  void assign(const T* hidden, cudaStream_t stream);
+  void route(const T* hidden, cudaStream_t stream);
+  void rebuild_evaluation_lists(cudaStream_t stream);
+  double balance_slope() const;
+  experts::cuda::DeviceExpertTable<T> table() const;
+  airmoe::cuda::SelectedPairs selected() const {
+    return {config_.active, position_.data(), gate_.data()};
+  }
+
+  MoeLayer& host_;
+  ModelConfig config_;
+  int64_t layer_;
+  uint64_t seed_;
+  DeviceParameters<T>& parameters_;
+  const airmoe::cuda::JitterTable& jitter_;
+  MicroBatch batch_;
+  ListState list_state_ = ListState::none;
+  bool codebook_initialised_ = false;
+
+  DeviceBuffer<T> unit_;              // [E, d]
+  DeviceBuffer<float> inverse_norm_;  // [E]
+  router::cuda::DeviceCodebook<T> codebook_;
+  router::cuda::DeviceShortlists<T> lists_;
+  DeviceBuffer<int32_t> count_;   // [E], of the micro-batch
+  DeviceBuffer<int64_t> window_;  // [E]
+  DeviceBuffer<StepNumbers> numbers_;
+
+  // One micro-batch; place order unless said.
+  const T* hidden_ = nullptr;  // the caller's, [n, d] in token order
+  int64_t tokens_ = 0;
+  DeviceBuffer<int32_t> codeword_;
+  router::cuda::DeviceOrder order_;
+  DeviceBuffer<uint16_t> position_;                                          // [n, K]
+  DeviceBuffer<float> gate_, log_sum_exp_;                                   // [n, K], [n]
+  DeviceBuffer<float> saved_, d_gate_, d_pre_, d_inner_, d_score_, scaled_;  // [n, K * ...]
+  DeviceBuffer<float> output_;                                               // [n, d], token order
+
+  router::cuda::SelectWorkspace select_;
+  router::cuda::BalanceWorkspace balance_;
+  experts::cuda::ExpertWorkspace experts_;
+  airmoe::cuda::DevicePairTiles tiles_;
+  airmoe::cuda::DevicePairGrouping grouping_;
+  airmoe::cuda::AccumulateWorkspace accumulate_;
+};
+
+}  // namespace airmoe::scheduler::cuda

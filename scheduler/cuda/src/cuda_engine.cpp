@@ -1,0 +1,207 @@
+// The training step on one device per rank.
+
+#include "scheduler/train/cuda_engine.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include <cuda_bf16.h>
+
+#include "comm/base/cuda/device_buffer.hpp"
+#include "comm/base/cuda/jitter.hpp"
+#include "comm/base/cuda/stream.hpp"
+#include "scheduler/cuda/adamw.hpp"
+#include "scheduler/cuda/device_parameters.hpp"
+#include "scheduler/cuda/gradient_norm.hpp"
+#include "scheduler/cuda/moe_layer.hpp"
+#include "scheduler/cuda/trunk.hpp"
+
+namespace airmoe::scheduler {
+namespace {
+
+using airmoe::cuda::DeviceBuffer;
+using airmoe::cuda::PinnedBuffer;
+using cuda::DeviceMoeLayer;
+using cuda::DeviceParameters;
+using cuda::DeviceTrunk;
+using cuda::StepNumbers;
+
+template <class T>
+class CudaEngine : public Engine {
+ public:
+  CudaEngine(Model& model, const TrainConfig& config)
+      : model_(model),
+        adamw_(config.adamw),
+        clip_(config.clip),
+        parameters_(model.parameters()),
+        jitter_(stream_) {
+    std::vector<cuda::DeviceMoeSlot<T>*> slots(static_cast<std::size_t>(model.config().layers),
+                                               nullptr);
+    for (auto& host : model.moe_layers()) {
+      layers_.push_back(
+          std::make_unique<DeviceMoeLayer<T>>(*host, config.seed, parameters_, jitter_, stream_));
+      slots[static_cast<std::size_t>(host->layer())] = layers_.back().get();
+    }
+    trunk_ = std::make_unique<DeviceTrunk<T>>(model.config(), model.parameters(), parameters_,
+                                              std::move(slots));
+    loss_.ensure(1);
+    loss_.zero(stream_);
+    numbers_.ensure(static_cast<int64_t>(layers_.size()));
+    scalars_.ensure(1);
+    host_squares_.ensure(1);
+    take_from_host();
+  }
+
+  void micro_batch(std::span<const int32_t> tokens, std::span<const int32_t> targets,
+                   int64_t sequences, const MicroBatch& batch) override {
+    upload(tokens, targets);
+    for (auto& layer : layers_) layer->begin_micro_batch(batch);
+    trunk_->forward_backward(tokens_.data(), targets_.data(), sequences, batch.loss_scale,
+                             loss_.data(), stream_);
+    tokens_done_ += std::ssize(tokens);
+  }
+
+  Sums finish_gradients() override {
+    for (auto& layer : layers_) layer->finish_gradients(stream_);
+    cuda::gradient_norm(parameters_, squares_.data(), norm_, stream_);
+    cuda::clip_by_norm(squares_.data(), loss_.data(), clip_, clip_state_.data(), stream_);
+    copy_out(scalars_.data(), loss_.data(), 1);
+    copy_out(host_squares_.data(), squares_.data(), 1);
+    for (std::size_t i = 0; i < layers_.size(); ++i) {
+      copy_out(numbers_.data() + i, layers_[i]->numbers(), 1);
+    }
+    loss_.zero(stream_);
+    stream_.synchronize();
+    for (std::size_t i = 0; i < layers_.size(); ++i) {
+      MoeCounters& counters = model_.moe_layers()[i]->counters();
+      const StepNumbers& now = numbers_[static_cast<int64_t>(i)];
+      counters.tokens += tokens_done_;
+      counters.candidate_ranks += tokens_done_;
+      counters.selected_ranks += tokens_done_;
+      counters.balance_loss += now.balance;
+      counters.revived_codewords += now.revived;
+      AIRMOE_CUDA(cudaMemsetAsync(layers_[i]->numbers(), 0, sizeof(StepNumbers), stream_));
+    }
+    tokens_done_ = 0;
+    return {scalars_[0], host_squares_[0].replicated + host_squares_[0].by_expert};
+  }
+
+  // The factor and the check for finite numbers were made on the device; the host has seen the same
+  // norm.
+  void update(double learning_rate, int64_t step, double) override {
+    const cuda::ClipState* clip = clip_state_.data();
+    cuda::adamw_step(parameters_, adamw_, static_cast<float>(learning_rate), step, &clip->factor,
+                     &clip->skip, adamw_work_, stream_);
+    for (auto& layer : layers_) layer->parameters_changed(stream_);
+  }
+
+  double forward_loss(std::span<const int32_t> tokens, std::span<const int32_t> targets,
+                      int64_t sequences, const MicroBatch& batch) override {
+    upload(tokens, targets);
+    for (auto& layer : layers_) layer->begin_micro_batch(batch);
+    loss_.zero(stream_);
+    trunk_->forward_loss(tokens_.data(), targets_.data(), sequences, loss_.data(), stream_);
+    copy_out(scalars_.data(), loss_.data(), 1);
+    loss_.zero(stream_);
+    stream_.synchronize();
+    return scalars_[0];
+  }
+
+  void capture(std::size_t index, RoutingRecord& record) override {
+    layers_[index]->capture(record, stream_);
+  }
+
+  void bring_to_host(Lists lists) override {
+    parameters_.download(stream_);
+    model_.parameters_changed();
+    for (auto& layer : layers_) layer->bring_to_host(lists == Lists::evaluation, stream_);
+  }
+
+  void take_from_host() override {
+    parameters_.upload(stream_);
+    for (auto& layer : layers_) {
+      layer->take_from_host(stream_);
+      layer->parameters_changed(stream_);
+    }
+    stream_.synchronize();
+  }
+
+  void collect_usage() override {
+    for (auto& layer : layers_) layer->collect_usage(stream_);
+  }
+
+  std::string description() const override {
+    return fmt::format("{}, {}", airmoe::cuda::device_properties().name,
+                       std::is_same_v<T, float> ? "f32" : "bf16");
+  }
+  int64_t device_bytes_peak() const override { return airmoe::cuda::device_bytes_peak(); }
+
+ private:
+  // Through pinned memory; the copies of the call before may still be reading it.
+  void upload(std::span<const int32_t> tokens, std::span<const int32_t> targets) {
+    const int64_t n = std::ssize(tokens);
+    uploaded_.synchronize();
+    pinned_.ensure(2 * n);
+    std::copy(tokens.begin(), tokens.end(), pinned_.data());
+    std::copy(targets.begin(), targets.end(), pinned_.data() + n);
+    const auto size = static_cast<std::size_t>(n);
+    tokens_.upload({pinned_.data(), size}, stream_);
+    targets_.upload({pinned_.data() + n, size}, stream_);
+    uploaded_.record(stream_);
+  }
+
+  template <class X>
+  void copy_out(X* to, const X* from, std::size_t count) {
+    AIRMOE_CUDA(cudaMemcpyAsync(to, from, count * sizeof(X), cudaMemcpyDeviceToHost, stream_));
+  }
+
+  Model& model_;
+  AdamWOptions adamw_;
+  double clip_;
+  airmoe::cuda::Stream stream_;
+  DeviceParameters<T> parameters_;
+  airmoe::cuda::JitterTable jitter_;
+  std::vector<std::unique_ptr<DeviceMoeLayer<T>>> layers_;
+  std::unique_ptr<DeviceTrunk<T>> trunk_;
+  cuda::GradientNormWorkspace norm_;
+  cuda::AdamwWorkspace adamw_work_;
+  DeviceBuffer<cuda::GradientSquares> squares_{1};
+  DeviceBuffer<cuda::ClipState> clip_state_{1};
+  PinnedBuffer<cuda::GradientSquares> host_squares_;
+  DeviceBuffer<int32_t> tokens_, targets_;
+  DeviceBuffer<double> loss_;
+  PinnedBuffer<int32_t> pinned_;
+  PinnedBuffer<double> scalars_;
+  PinnedBuffer<StepNumbers> numbers_;
+  airmoe::cuda::Event uploaded_;
+  int64_t tokens_done_ = 0;
+};
+
+}  // namespace
+
+bool has_cuda() {
+  return true;
+}
+
+std::unique_ptr<Engine> make_cuda_engine(comm::Communicator& comm, Model& model,
+                                         const TrainConfig& config) {
+  std::string reason;
+  if (airmoe::cuda::device_count(&reason) == 0) {
+    fail(ExitCode::config, "--device cuda: {}: give --device cpu", reason);
+  }
+  if (comm.size() > 1) {
+    fail(ExitCode::config,
+         "--device cuda: {} ranks, but a run on a device has one: start one rank, or give "
+         "--device cpu",
+         comm.size());
+  }
+  airmoe::cuda::use_device(0);
+  if (config.compute_type == ComputeType::f32) {
+    return std::make_unique<CudaEngine<float>>(model, config);
+  }
+  return std::make_unique<CudaEngine<__nv_bfloat16>>(model, config);
+}
+
+}  // namespace airmoe::scheduler
