@@ -35,6 +35,15 @@ function(airmoe_cuda_options target)
     $<$<COMPILE_LANGUAGE:CUDA>:-DFMT_CONSTEVAL= -DFMT_USE_CONSTEXPR=1>)
 endfunction()
 
+# NCCL, where CUDA is, as AIRMOE_WITH_NCCL says.
+if(AIRMOE_CUDA AND AIRMOE_WITH_NCCL)
+  find_package(NCCL 2.18)  # its nonblocking communicators
+  if(NOT NCCL_FOUND AND NOT AIRMOE_WITH_NCCL STREQUAL "AUTO")
+    message(FATAL_ERROR "AIRMOE_WITH_NCCL=${AIRMOE_WITH_NCCL}: NCCL not found; set NCCL_LIBRARY and "
+            "NCCL_INCLUDE_DIR, or AIRMOE_WITH_NCCL=OFF")
+  endif()
+endif()
+
 # airmoe_cuda_sources(<name> [LINK <targets>]): adds cuda/src/ of this folder to airmoe_<name>, if
 # CUDA is there.
 function(airmoe_cuda_sources name)

@@ -49,6 +49,7 @@ function(airmoe_install_package)
                 "${PROJECT_SOURCE_DIR}/comm/cmake/FindCBLAS.cmake"
                 "${PROJECT_SOURCE_DIR}/comm/cmake/FindHighway.cmake"
                 "${PROJECT_SOURCE_DIR}/comm/cmake/FindRandom123.cmake"
+                "${PROJECT_SOURCE_DIR}/comm/cmake/FindNCCL.cmake"
                 "${PROJECT_SOURCE_DIR}/comm/cmake/FindUCX.cmake"
                 "${PROJECT_SOURCE_DIR}/comm/cmake/FindIsal.cmake"
                 "${PROJECT_SOURCE_DIR}/comm/cmake/FindMetis.cmake" DESTINATION ${dir})

@@ -1,0 +1,39 @@
+#pragma once
+// The NCCL backend.
+
+#include <nccl.h>
+
+#include "comm/cuda/device_communicator.hpp"
+
+namespace airmoe::comm::cuda {
+
+class NcclCommunicator final : public DeviceCommunicator {
+ public:
+  /// Collective over the ranks of `host`, which carries NCCL's unique id.
+  NcclCommunicator(Communicator& host, double deadline_seconds);
+  /// Ends the communicator in order, or aborts it while an exception passes through.
+  ~NcclCommunicator() override;
+
+  const char* backend() const override { return "nccl"; }
+
+ private:
+  void do_all_reduce(void* data, int64_t count, DType type, cudaStream_t stream) override;
+  void do_broadcast(std::byte* data, int64_t bytes, int root, cudaStream_t stream) override;
+  void do_all_gather(const std::byte* send, int64_t bytes, std::byte* recv,
+                     cudaStream_t stream) override;
+  void do_all_to_all(const std::byte* send, std::span<const int64_t> send_bytes, std::byte* recv,
+                     std::span<const int64_t> recv_bytes, cudaStream_t stream) override;
+  void check_progress() override;
+  void give_up() noexcept override;
+
+  ncclUniqueId share_unique_id();
+  /// NCCL calls return before they have ended where they must wait for other ranks: polls until
+  /// this one has, up to the deadline.
+  void finish(ncclResult_t result, const char* call);
+  [[noreturn]] void fail_with(ncclResult_t result, const char* call);
+
+  ncclComm_t comm_ = nullptr;
+  std::vector<int64_t> send_begin_, recv_begin_;
+};
+
+}  // namespace airmoe::comm::cuda
