@@ -81,7 +81,7 @@ template <class T>
 void compare(const Shape& s) {
   const test::Stream stream;
   airmoe::router::test::Random random(static_cast<uint32_t>(s.tokens * 31 + s.dim));
-  const CodebookConfig config{s.codewords, s.dim, 0.9f, 1.0f};
+  const CodebookConfig config{s.codewords, s.dim, 0.1f, 1.0f};
   Codebook expected(config), found(config);
   DeviceCodebook<T> device(config);
   int64_t restarted = 0;
@@ -133,7 +133,7 @@ TEST(DeviceCodebook, SeveralRanksEndWithTheBitsOfOne) {
   const test::Stream stream;
   airmoe::router::test::Random random(9);
   const int64_t n = 300, g = 40, d = 32, split = 110;
-  const CodebookConfig config{g, d, 0.5f, 1.0f};
+  const CodebookConfig config{g, d, 0.1f, 1.0f};
   const auto hidden = clustered(random, n, d);
   const auto codeword = test::skewed_codewords(random, n, g);
   test::DeviceBuffer<float> on_device;

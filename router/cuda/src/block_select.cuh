@@ -1,0 +1,104 @@
+#pragma once
+// The k-th largest of a set of keys with one block: radix selection on the bits in which the keys
+// differ, eleven at a time.
+
+#include <cstdint>
+
+#include <cub/block/block_scan.cuh>
+
+namespace airmoe::router::cuda {
+
+/// Where the best k end: all keys above `key`, and the first `equal` of those equal to it.
+struct Cut {
+  uint32_t key;
+  uint32_t equal;  ///< 2^32 - 1: all of them
+};
+
+template <int kThreads>
+class BlockSelect {
+  static constexpr int kDigitBits = 11, kBins = 1 << kDigitBits, kPerThread = kBins / kThreads;
+  static_assert(kBins % kThreads == 0);
+  using Scan = cub::BlockScan<uint32_t, kThreads>;
+
+ public:
+  struct Shared {
+    uint32_t histogram[kBins];
+    typename Scan::TempStorage scan;
+    uint32_t low, high;
+    uint32_t bin, above, inside;
+  };
+
+  /// key_at(i), i < count, is read once per pass. 1 <= k <= count. All threads of the block; all
+  /// get the result.
+  template <class KeyAt>
+  static __device__ Cut kth_largest(const KeyAt& key_at, int64_t count, uint32_t k,
+                                    Shared& shared) {
+    if (threadIdx.x == 0) {
+      shared.low = 0xFFFFFFFFu;
+      shared.high = 0;
+    }
+    __syncthreads();
+    uint32_t low = 0xFFFFFFFFu, high = 0;
+    for (int64_t i = threadIdx.x; i < count; i += kThreads) {
+      const uint32_t key = key_at(i);
+      low = min(low, key);
+      high = max(high, key);
+    }
+    low = __reduce_min_sync(0xFFFFFFFFu, low);
+    high = __reduce_max_sync(0xFFFFFFFFu, high);
+    if (threadIdx.x % 32 == 0) {
+      atomicMin(&shared.low, low);
+      atomicMax(&shared.high, high);
+    }
+    __syncthreads();
+    low = shared.low;
+    int bits = 32 - __clz(static_cast<int>(shared.high - low));
+    uint64_t prefix = 0;  // of key - low, above the lowest `bits` bits
+    while (bits > 0) {
+      const int width = min(bits, kDigitBits);
+      bits -= width;
+      const uint32_t mask = (1u << width) - 1;
+      for (int b = threadIdx.x; b < kBins; b += kThreads) shared.histogram[b] = 0;
+      __syncthreads();
+      for (int64_t i = threadIdx.x; i < count; i += kThreads) {
+        const uint64_t offset = (key_at(i) - low) >> bits;
+        if (offset >> width == prefix) atomicAdd(shared.histogram + (offset & mask), 1u);
+      }
+      __syncthreads();
+      find_bin(k, shared);
+      k -= shared.above;
+      prefix = prefix << width | shared.bin;
+      const bool whole = shared.inside == k;
+      __syncthreads();
+      if (whole) return {low + static_cast<uint32_t>(prefix << bits), 0xFFFFFFFFu};
+    }
+    return {low + static_cast<uint32_t>(prefix), k};
+  }
+
+  /// The largest bin such that it and those above it hold at least k. A barrier follows the
+  /// caller's last use of what it found.
+  static __device__ void find_bin(uint32_t k, Shared& shared) {
+    uint32_t mine[kPerThread], sum = 0;
+#pragma unroll
+    for (int i = 0; i < kPerThread; ++i) {
+      mine[i] = shared.histogram[kBins - 1 - (static_cast<int>(threadIdx.x) * kPerThread + i)];
+      sum += mine[i];
+    }
+    uint32_t above;
+    Scan(shared.scan).ExclusiveSum(sum, above);
+    if (above < k && k <= above + sum) {
+#pragma unroll
+      for (int i = 0; i < kPerThread; ++i) {
+        if (above < k && k <= above + mine[i]) {
+          shared.bin = kBins - 1 - (static_cast<int>(threadIdx.x) * kPerThread + i);
+          shared.above = above;
+          shared.inside = mine[i];
+        }
+        above += mine[i];
+      }
+    }
+    __syncthreads();
+  }
+};
+
+}  // namespace airmoe::router::cuda
