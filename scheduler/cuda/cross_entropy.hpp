@@ -11,7 +11,7 @@ namespace airmoe::scheduler::cuda {
 
 template <class T>
 struct CrossEntropyWorkspace {
-  int64_t logit_bytes = int64_t{128} << 20;     ///< most bytes of logits (but at least one row)
+  int64_t logit_bytes = int64_t{256} << 20;     ///< most bytes of logits (but at least one row)
   airmoe::cuda::DeviceBuffer<T> logits;         ///< Shape: [chunk, V rounded up to 8]
   airmoe::cuda::DeviceBuffer<double> row_loss;  ///< Shape: [n]
 };

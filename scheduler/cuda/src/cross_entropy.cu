@@ -48,9 +48,16 @@ __device__ Softmax row_merge(Softmax s) {
   return s;
 }
 
+/// Eight elements as they are in memory: kept between two passes over a row.
+template <class T>
+struct alignas(16) Octet {
+  T value[8];
+};
+
 // Leaves the rows' losses and, with kTrain, the gradient of the logits in their place. kWarps > 1:
-// one block per row; 1: one warp per row.
-template <class T, int kWarps, bool kTrain>
+// one block per row; 1: one warp per row. A thread keeps its first kHeld octets in registers, what
+// is behind them is read twice.
+template <class T, int kWarps, int kHeld, bool kTrain>
 __global__ void __launch_bounds__(kWarps == 1 ? 256 : kWarps * kWarp)
     softmax_loss_kernel(T* __restrict__ logits, const int32_t* __restrict__ targets, int64_t rows,
                         int vocab, int64_t ld, float loss_scale, double* __restrict__ row_loss) {
@@ -63,23 +70,37 @@ __global__ void __launch_bounds__(kWarps == 1 ? 256 : kWarps * kWarp)
   const bool valid = target >= 0 && target < vocab;
   const float at_target = valid ? static_cast<float>(at[target]) : 0.0f;
 
+  Octet<T> held[kHeld];
+#pragma unroll
+  for (int h = 0; h < kHeld; ++h) {
+    const int begin = (h * kThreads + thread) * 8;
+    if (begin < vocab) held[h] = *reinterpret_cast<const Octet<T>*>(at + begin);
+  }
   Softmax mine;
-  for (int begin = thread * 8; begin < vocab; begin += kThreads * 8) {
+  const auto add = [&](int begin, const T* octet) {
     float x[8];
-    load8(at + begin, x);
-    Softmax eight;
+    load8(octet, x);
+    float top = -kInfinity;
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       if (begin + i >= vocab) x[i] = -kInfinity;
-      eight.top = fmaxf(eight.top, x[i]);
+      top = fmaxf(top, x[i]);
     }
-    if (eight.top > mine.top) {
-      mine.sum *= __expf(mine.top - eight.top);
-      mine.top = eight.top;
+    if (top > mine.top) {
+      mine.sum *= __expf(mine.top - top);
+      mine.top = top;
     }
-    if (mine.top == -kInfinity) continue;
+    if (mine.top == -kInfinity) return;
 #pragma unroll
     for (int i = 0; i < 8; ++i) mine.sum += __expf(x[i] - mine.top);
+  };
+#pragma unroll
+  for (int h = 0; h < kHeld; ++h) {
+    const int begin = (h * kThreads + thread) * 8;
+    if (begin < vocab) add(begin, held[h].value);
+  }
+  for (int begin = (kHeld * kThreads + thread) * 8; begin < vocab; begin += kThreads * 8) {
+    add(begin, at + begin);
   }
   const Softmax all = row_merge<kWarps>(mine);
   if (thread == 0) {
@@ -89,14 +110,24 @@ __global__ void __launch_bounds__(kWarps == 1 ? 256 : kWarps * kWarp)
   }
   if constexpr (kTrain) {
     const float scale = loss_scale / all.sum;
-    for (int begin = thread * 8; begin < vocab; begin += kThreads * 8) {
+    const auto store = [&](int begin, const T* octet) {
       float x[8];
-      load8(at + begin, x);
+      load8(octet, x);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        x[i] = __expf(x[i] - all.top) * scale - (begin + i == target ? loss_scale : 0.0f);
+      for (int i = 0; i < 8; ++i) x[i] = __expf(x[i] - all.top) * scale;
+      if (target >= begin && target < begin + 8) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) x[i] -= begin + i == target ? loss_scale : 0.0f;
       }
       store8(at + begin, x);
+    };
+#pragma unroll
+    for (int h = 0; h < kHeld; ++h) {
+      const int begin = (h * kThreads + thread) * 8;
+      if (begin < vocab) store(begin, held[h].value);
+    }
+    for (int begin = (kHeld * kThreads + thread) * 8; begin < vocab; begin += kThreads * 8) {
+      store(begin, at + begin);
     }
   }
 }
@@ -124,11 +155,11 @@ void softmax_loss(T* logits, const int32_t* targets, int64_t rows, int64_t vocab
         logits, targets, rows, static_cast<int>(vocab), ld, loss_scale, row_loss);
   };
   if (vocab <= 1024) {
-    launch(softmax_loss_kernel<T, 1, kTrain>, (rows + 7) / 8, 256);
+    launch(softmax_loss_kernel<T, 1, 4, kTrain>, (rows + 7) / 8, 256);
   } else if (vocab <= 8192) {
-    launch(softmax_loss_kernel<T, 8, kTrain>, rows, 8 * kWarp);
+    launch(softmax_loss_kernel<T, 8, 4, kTrain>, rows, 8 * kWarp);
   } else {
-    launch(softmax_loss_kernel<T, 32, kTrain>, rows, 32 * kWarp);
+    launch(softmax_loss_kernel < T, 16, sizeof(T) == 2 ? 8 : 4, kTrain >, rows, 16 * kWarp);
   }
   AIRMOE_CUDA_LAUNCHED();
 }

@@ -43,11 +43,14 @@ struct Parameters {
   ParameterSet all;
 };
 
+/// `device` holds the parameters of `same`, which has those of `host`.
 template <class T>
-void upload_gradients(ParameterSet& host, DeviceParameters<T>& device, cudaStream_t stream) {
-  for (auto& p : host.all()) {
-    AIRMOE_CUDA(cudaMemcpyAsync(device.gradient(*p), p->gradient.data(),
-                                static_cast<std::size_t>(p->local_size()) * sizeof(float),
+void upload_gradients(ParameterSet& host, ParameterSet& same, DeviceParameters<T>& device,
+                      cudaStream_t stream) {
+  for (std::size_t i = 0; i < host.all().size(); ++i) {
+    const Parameter& p = *host.all()[i];
+    AIRMOE_CUDA(cudaMemcpyAsync(device.gradient(*same.all()[i]), p.gradient.data(),
+                                static_cast<std::size_t>(p.local_size()) * sizeof(float),
                                 cudaMemcpyHostToDevice, stream));
   }
 }
@@ -67,7 +70,7 @@ TYPED_TEST(Optimizer, StepHasTheBitsOfTheHost) {
   const AdamWOptions options{0.9f, 0.95f, 1e-8f, 0.1f};
   const auto factor = to_device<float>(std::vector<float>{0.37f});
   for (const int64_t step : {1, 2, 7}) {
-    upload_gradients(host.all, device, stream);
+    upload_gradients(host.all, on_device.all, device, stream);
     adamw_step(device, options, 1e-2f, step, factor.data(), nullptr, workspace, stream);
     scheduler::adamw_step(host.all, options, 1e-2f, step, 0.37f);
     for (auto& p : host.all.all()) {
@@ -127,7 +130,7 @@ TYPED_TEST(Optimizer, NormAndClippingAgreeWithTheHost) {
   const Stream stream;
   Parameters parameters;
   DeviceParameters<T> device(parameters.all);
-  upload_gradients(parameters.all, device, stream);
+  upload_gradients(parameters.all, parameters.all, device, stream);
   GradientNormWorkspace workspace;
   DeviceBuffer<GradientSquares> squares(1);
   gradient_norm(device, squares.data(), workspace, stream);
@@ -147,7 +150,7 @@ TYPED_TEST(Optimizer, NormAndClippingAgreeWithTheHost) {
   EXPECT_EQ(clip(squares, 0, std::numeric_limits<double>::quiet_NaN(), stream).skip, 1);
 
   parameters.all.all()[3]->gradient[5] = std::numeric_limits<float>::infinity();
-  upload_gradients(parameters.all, device, stream);
+  upload_gradients(parameters.all, parameters.all, device, stream);
   gradient_norm(device, squares.data(), workspace, stream);
   EXPECT_EQ(clip(squares, 1.0, 1.0, stream).skip, 1);
 }
