@@ -34,7 +34,7 @@ nlohmann::json bench(const GpuLayerOptions& o, comm::Communicator& comm) {
   scheduler::MoeLayer host(comm, o.model, 0, seed, set);
   DeviceParameters<T> parameters(set);
   const cuda::JitterTable jitter(stream);
-  DeviceMoeLayer<T> layer(host, seed, parameters, jitter, stream);
+  DeviceMoeLayer<T> layer(host, seed, parameters, jitter, nullptr, stream);
   parameters.upload(stream);
   layer.parameters_changed(stream);
 

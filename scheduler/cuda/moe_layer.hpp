@@ -1,9 +1,10 @@
 #pragma once
-// One MoE layer of one rank on a device: assign, order, score and select, experts, and their
-// backward. The host's MoeLayer is its specification and holds its parameters' names and values
-// between runs.
+// One MoE layer on a device: assign, order, score and select, experts, and their backward; on
+// several ranks tokens go to the rank that has their codeword (token_exchange.hpp). The host's
+// MoeLayer is its specification and holds its parameters' names and values between runs.
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -20,8 +21,10 @@
 #include "router/cuda/shortlists.hpp"
 #include "router/cuda/usage.hpp"
 #include "scheduler/cuda/device_parameters.hpp"
+#include "scheduler/cuda/expert_tables.hpp"
 #include "scheduler/cuda/moe_slot.hpp"
 #include "scheduler/cuda/step_numbers.hpp"
+#include "scheduler/cuda/token_exchange.hpp"
 #include "scheduler/moe/moe_layer.hpp"
 
 namespace airmoe::scheduler::cuda {
@@ -29,20 +32,21 @@ namespace airmoe::scheduler::cuda {
 template <class T>
 class DeviceMoeLayer : public DeviceMoeSlot<T> {
  public:
-  /// Local: allocates. Keeps references. Memory beyond the parameters: E d unit centroids, and per
-  /// token K (2 + 6 * 4) bytes of pairs.
+  /// Local: allocates. Keeps references. comm: nullptr on one rank. Memory beyond the parameters: E
+  /// d unit centroids, and per token K (2 + 6 * 4) bytes of pairs.
   DeviceMoeLayer(MoeLayer& host, uint64_t seed, DeviceParameters<T>& parameters,
-                 const airmoe::cuda::JitterTable& jitter, cudaStream_t stream);
+                 const airmoe::cuda::JitterTable& jitter, comm::cuda::DeviceCommunicator* comm,
+                 cudaStream_t stream);
 
   /// Local: what the next passes are about.
   void begin_micro_batch(const MicroBatch& batch) { batch_ = batch; }
   void forward(const T* hidden, int64_t tokens, float* out, cudaStream_t stream) override;
   void backward(const T* d_out, float* d_hidden, cudaStream_t stream) override;
 
-  /// Asynchronous, once per optimizer step before the norm: the gradient of the centroids passes
-  /// through the projection to the sphere.
+  /// Collective, once per optimizer step before the norm: owners collect their gradients, the
+  /// gradient of the centroids passes through the projection to the sphere.
   void finish_gradients(cudaStream_t stream);
-  /// Asynchronous, after parameters changed: projects centroids, drops lists.
+  /// Collective, after parameters changed: projects centroids, shares values, drops lists.
   void parameters_changed(cudaStream_t stream);
   /// Device memory, complete once the stream has done what was put on it.
   StepNumbers* numbers() { return numbers_.data(); }
@@ -51,15 +55,20 @@ class DeviceMoeLayer : public DeviceMoeSlot<T> {
   void take_from_host(cudaStream_t stream);
   /// Waits: codebook to the host layer, and the lists, without jitter if `evaluation`.
   void bring_to_host(bool evaluation, cudaStream_t stream);
-  /// Waits: the routing of the last forward.
+  /// Collective, waits: the routing of the last forward.
   void capture(RoutingRecord& record, cudaStream_t stream);
-  /// Waits: moves selections per expert to the host layer's usage window.
-  void collect_usage(cudaStream_t stream);
+  /// Collective, waits: moves selections per expert to the host layer's usage window.
+  void collect_usage(comm::Communicator& host_comm, cudaStream_t stream);
 
  private:
   enum class ListState : uint8_t { none, training, evaluation };
 
+  bool several() const { return comm_ != nullptr; }
   void assign(const T* hidden, cudaStream_t stream);
+  void update_codebook(const T* hidden, cudaStream_t stream);
+  void balance_ranks(cudaStream_t stream);
+  void bring_tokens(const T* hidden, cudaStream_t stream);
+  void share_counts(cudaStream_t stream);
   void route(const T* hidden, cudaStream_t stream);
   void rebuild_evaluation_lists(cudaStream_t stream);
   double balance_slope() const;
@@ -74,12 +83,16 @@ class DeviceMoeLayer : public DeviceMoeSlot<T> {
   uint64_t seed_;
   DeviceParameters<T>& parameters_;
   const airmoe::cuda::JitterTable& jitter_;
+  comm::cuda::DeviceCommunicator* comm_;
   MicroBatch batch_;
   ListState list_state_ = ListState::none;
   bool codebook_initialised_ = false;
 
-  DeviceBuffer<T> unit_;              // [E, d]
-  DeviceBuffer<float> inverse_norm_;  // [E]
+  int64_t owned_;                     // experts
+  DeviceBuffer<T> unit_;              // [owned, d]
+  DeviceBuffer<float> inverse_norm_;  // [owned]
+  ExpertTables<T> tables_;
+  int unit_table_, up_table_, down_table_, gate_table_ = -1;
   router::cuda::DeviceCodebook<T> codebook_;
   router::cuda::DeviceShortlists<T> lists_;
   DeviceBuffer<int32_t> count_;   // [E], of the micro-batch
@@ -87,8 +100,14 @@ class DeviceMoeLayer : public DeviceMoeSlot<T> {
   DeviceBuffer<StepNumbers> numbers_;
 
   // One micro-batch; place order unless said.
-  const T* hidden_ = nullptr;  // the caller's, [n, d] in token order
-  int64_t tokens_ = 0;
+  const T* home_hidden_ = nullptr;  // the caller's. [home tokens, d]
+  const T* hidden_ = nullptr;       // of the tokens computed here, [n, d] in token order
+  int64_t home_tokens_ = 0, tokens_ = 0;
+  bool due_ = true;            // owners of codewords are to be balanced anew
+  uint32_t next_balance_ = 1;  // step
+  std::unique_ptr<TokenExchange> exchange_;
+  DeviceBuffer<T> away_hidden_, away_d_out_;
+  DeviceBuffer<float> away_out_, away_d_hidden_, count_sum_;
   DeviceBuffer<int32_t> codeword_;
   router::cuda::DeviceOrder order_;
   DeviceBuffer<uint16_t> position_;                                          // [n, K]
@@ -99,7 +118,7 @@ class DeviceMoeLayer : public DeviceMoeSlot<T> {
   router::cuda::SelectWorkspace select_;
   router::cuda::BalanceWorkspace balance_;
   experts::cuda::ExpertWorkspace experts_;
-  airmoe::cuda::DevicePairTiles tiles_;
+  airmoe::cuda::DevicePairTiles pair_tiles_;
   airmoe::cuda::DevicePairGrouping grouping_;
   airmoe::cuda::AccumulateWorkspace accumulate_;
 };

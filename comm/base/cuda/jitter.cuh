@@ -27,7 +27,13 @@ __device__ __forceinline__ float jitter_of_draw(const JitterKey& key, uint32_t d
   return __fmul_rn(key.stddev, __uint_as_float(magnitude ^ sign));
 }
 
-/// The jitter of `id`. Fine scores: id = key.first_token + token, b = expert id, c = codeword.
+/// The id of local token `token`.
+__device__ __forceinline__ uint32_t jitter_id(const JitterKey& key, int32_t token) {
+  return key.token_index != nullptr ? static_cast<uint32_t>(key.token_index[token])
+                                    : key.first_token + static_cast<uint32_t>(token);
+}
+
+/// The jitter of `id`. Fine scores: id = jitter_id(token), b = expert id, c = codeword.
 /// Lists: id = expert id, b = codeword, c = 0.
 __device__ __forceinline__ float jitter(const JitterKey& key, uint32_t id, uint32_t b, uint32_t c) {
   return jitter_of_draw(key, jitter_draw(key, id, b, c));

@@ -15,6 +15,9 @@ struct JitterKey {
   float stddev = 0.0f;
   uint32_t first_token = 0;         ///< global index of this device's token 0, for ids of tokens
   const float* quantile = nullptr;  ///< device memory. Shape: [32,768]
+  /// Global index of every token, for tokens that came from several ranks; nullptr: in order from
+  /// first_token. Device memory.
+  const int32_t* token_index = nullptr;
 };
 
 /// The table of quantiles on the current device, 128 KiB; one per device is enough.

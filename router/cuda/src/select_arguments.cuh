@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "comm/base/cuda/jitter.cuh"
 #include "comm/base/cuda/routed.hpp"
 #include "router/cuda/select.hpp"
 #include "router/cuda/src/warp_select.cuh"
@@ -25,7 +26,7 @@ struct SelectArguments {
   __device__ Selection selection(int codeword, int64_t place) const {
     return {active,
             lists.id + codeword * lists.length,
-            jitter.first_token + static_cast<uint32_t>(tokens.token[place]),
+            airmoe::cuda::jitter_id(jitter, tokens.token[place]),
             static_cast<uint32_t>(codeword),
             out.position + place * active,
             out.gate + place * active,

@@ -12,11 +12,14 @@
 #include "comm/base/cuda/device_buffer.hpp"
 #include "comm/base/cuda/jitter.hpp"
 #include "comm/base/cuda/stream.hpp"
+#include "comm/cuda/device_communicator.hpp"
+#include "comm/node_map.hpp"
 #include "scheduler/cuda/adamw.hpp"
 #include "scheduler/cuda/device_parameters.hpp"
 #include "scheduler/cuda/gradient_norm.hpp"
 #include "scheduler/cuda/moe_layer.hpp"
 #include "scheduler/cuda/trunk.hpp"
+#include "scheduler/optim/gradient_norm.hpp"
 
 namespace airmoe::scheduler {
 namespace {
@@ -31,17 +34,22 @@ using cuda::StepNumbers;
 template <class T>
 class CudaEngine : public Engine {
  public:
-  CudaEngine(Model& model, const TrainConfig& config)
-      : model_(model),
+  CudaEngine(comm::Communicator& comm, Model& model, const TrainConfig& config)
+      : host_comm_(comm),
+        model_(model),
         adamw_(config.adamw),
         clip_(config.clip),
         parameters_(model.parameters()),
         jitter_(stream_) {
+    if (comm.size() > 1) {
+      comm_ =
+          comm::cuda::make_device_communicator(comm, {.deadline_seconds = config.deadline_seconds});
+    }
     std::vector<cuda::DeviceMoeSlot<T>*> slots(static_cast<std::size_t>(model.config().layers),
                                                nullptr);
     for (auto& host : model.moe_layers()) {
-      layers_.push_back(
-          std::make_unique<DeviceMoeLayer<T>>(*host, config.seed, parameters_, jitter_, stream_));
+      layers_.push_back(std::make_unique<DeviceMoeLayer<T>>(*host, config.seed, parameters_,
+                                                            jitter_, comm_.get(), stream_));
       slots[static_cast<std::size_t>(host->layer())] = layers_.back().get();
     }
     trunk_ = std::make_unique<DeviceTrunk<T>>(model.config(), model.parameters(), parameters_,
@@ -51,6 +59,7 @@ class CudaEngine : public Engine {
     numbers_.ensure(static_cast<int64_t>(layers_.size()));
     scalars_.ensure(1);
     host_squares_.ensure(1);
+    host_clip_.ensure(1);
     take_from_host();
   }
 
@@ -64,7 +73,14 @@ class CudaEngine : public Engine {
   }
 
   Sums finish_gradients() override {
-    for (auto& layer : layers_) layer->finish_gradients(stream_);
+    for (auto& layer : layers_) {
+      const comm::ScopedPhase phase(host_comm_, "copy_gradients");
+      layer->finish_gradients(stream_);
+    }
+    if (comm_) {
+      const comm::ScopedPhase phase(host_comm_, "gradients");
+      comm_->all_reduce_sum(parameters_.gradients(), parameters_.replicated_size(), stream_);
+    }
     cuda::gradient_norm(parameters_, squares_.data(), norm_, stream_);
     cuda::clip_by_norm(squares_.data(), loss_.data(), clip_, clip_state_.data(), stream_);
     copy_out(scalars_.data(), loss_.data(), 1);
@@ -73,7 +89,7 @@ class CudaEngine : public Engine {
       copy_out(numbers_.data() + i, layers_[i]->numbers(), 1);
     }
     loss_.zero(stream_);
-    stream_.synchronize();
+    wait();
     for (std::size_t i = 0; i < layers_.size(); ++i) {
       MoeCounters& counters = model_.moe_layers()[i]->counters();
       const StepNumbers& now = numbers_[static_cast<int64_t>(i)];
@@ -85,16 +101,21 @@ class CudaEngine : public Engine {
       AIRMOE_CUDA(cudaMemsetAsync(layers_[i]->numbers(), 0, sizeof(StepNumbers), stream_));
     }
     tokens_done_ = 0;
-    return {scalars_[0], host_squares_[0].replicated + host_squares_[0].by_expert};
+    const double replicated = host_comm_.rank() == 0 ? host_squares_[0].replicated : 0.0;
+    return {scalars_[0], replicated + host_squares_[0].by_expert};
   }
 
-  // The factor and the check for finite numbers were made on the device; the host has seen the same
-  // norm.
-  void update(double learning_rate, int64_t step, double) override {
+  // On one rank the device has made the factor already; on several it knows its own part only.
+  void update(double learning_rate, int64_t step, double gradient_norm) override {
+    if (comm_) {
+      host_clip_[0] = {gradient_norm, static_cast<float>(clip_factor(gradient_norm, clip_)), 0};
+      AIRMOE_CUDA(cudaMemcpyAsync(clip_state_.data(), host_clip_.data(), sizeof(cuda::ClipState),
+                                  cudaMemcpyHostToDevice, stream_));
+    }
     const cuda::ClipState* clip = clip_state_.data();
     cuda::adamw_step(parameters_, adamw_, static_cast<float>(learning_rate), step, &clip->factor,
                      &clip->skip, adamw_work_, stream_);
-    for (auto& layer : layers_) layer->parameters_changed(stream_);
+    parameters_changed();
   }
 
   double forward_loss(std::span<const int32_t> tokens, std::span<const int32_t> targets,
@@ -105,7 +126,7 @@ class CudaEngine : public Engine {
     trunk_->forward_loss(tokens_.data(), targets_.data(), sequences, loss_.data(), stream_);
     copy_out(scalars_.data(), loss_.data(), 1);
     loss_.zero(stream_);
-    stream_.synchronize();
+    wait();
     return scalars_[0];
   }
 
@@ -121,24 +142,35 @@ class CudaEngine : public Engine {
 
   void take_from_host() override {
     parameters_.upload(stream_);
-    for (auto& layer : layers_) {
-      layer->take_from_host(stream_);
-      layer->parameters_changed(stream_);
-    }
-    stream_.synchronize();
+    for (auto& layer : layers_) layer->take_from_host(stream_);
+    parameters_changed();
+    wait();
   }
 
   void collect_usage() override {
-    for (auto& layer : layers_) layer->collect_usage(stream_);
+    for (auto& layer : layers_) layer->collect_usage(host_comm_, stream_);
   }
 
   std::string description() const override {
-    return fmt::format("{}, {}", airmoe::cuda::device_properties().name,
-                       std::is_same_v<T, float> ? "f32" : "bf16");
+    return fmt::format("{}, {}{}{}", airmoe::cuda::device_properties().name,
+                       std::is_same_v<T, float> ? "f32" : "bf16", comm_ ? ", messages by " : "",
+                       comm_ ? comm_->backend() : "");
   }
   int64_t device_bytes_peak() const override { return airmoe::cuda::device_bytes_peak(); }
 
  private:
+  void parameters_changed() {
+    const comm::ScopedPhase phase(host_comm_, "copies");
+    for (auto& layer : layers_) layer->parameters_changed(stream_);
+  }
+  // The host waits for the device, under a deadline where other ranks are involved.
+  void wait() {
+    if (comm_) {
+      comm_->wait(stream_);
+    } else {
+      stream_.synchronize();
+    }
+  }
   // Through pinned memory; the copies of the call before may still be reading it.
   void upload(std::span<const int32_t> tokens, std::span<const int32_t> targets) {
     const int64_t n = std::ssize(tokens);
@@ -157,6 +189,8 @@ class CudaEngine : public Engine {
     AIRMOE_CUDA(cudaMemcpyAsync(to, from, count * sizeof(X), cudaMemcpyDeviceToHost, stream_));
   }
 
+  comm::Communicator& host_comm_;
+  std::unique_ptr<comm::cuda::DeviceCommunicator> comm_;  // several ranks
   Model& model_;
   AdamWOptions adamw_;
   double clip_;
@@ -170,6 +204,7 @@ class CudaEngine : public Engine {
   DeviceBuffer<cuda::GradientSquares> squares_{1};
   DeviceBuffer<cuda::ClipState> clip_state_{1};
   PinnedBuffer<cuda::GradientSquares> host_squares_;
+  PinnedBuffer<cuda::ClipState> host_clip_;
   DeviceBuffer<int32_t> tokens_, targets_;
   DeviceBuffer<double> loss_;
   PinnedBuffer<int32_t> pinned_;
@@ -191,17 +226,12 @@ std::unique_ptr<Engine> make_cuda_engine(comm::Communicator& comm, Model& model,
   if (airmoe::cuda::device_count(&reason) == 0) {
     fail(ExitCode::config, "--device cuda: {}: give --device cpu", reason);
   }
-  if (comm.size() > 1) {
-    fail(ExitCode::config,
-         "--device cuda: {} ranks, but a run on a device has one: start one rank, or give "
-         "--device cpu",
-         comm.size());
-  }
-  airmoe::cuda::use_device(0);
+  const int place = comm.size() > 1 ? comm::find_nodes().place_of[comm.rank()] : 0;
+  airmoe::cuda::use_device(place % airmoe::cuda::device_count());
   if (config.compute_type == ComputeType::f32) {
-    return std::make_unique<CudaEngine<float>>(model, config);
+    return std::make_unique<CudaEngine<float>>(comm, model, config);
   }
-  return std::make_unique<CudaEngine<__nv_bfloat16>>(model, config);
+  return std::make_unique<CudaEngine<__nv_bfloat16>>(comm, model, config);
 }
 
 }  // namespace airmoe::scheduler

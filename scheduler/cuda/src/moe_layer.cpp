@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include <cuda_bf16.h>
 
@@ -16,21 +17,41 @@ using airmoe::cuda::AccumulateTerm;
 using airmoe::cuda::CombineTerm;
 using airmoe::cuda::JitterKey;
 
+template <class X>
+std::vector<X> to_host(const X* from, int64_t count, cudaStream_t stream) {
+  std::vector<X> out(static_cast<std::size_t>(count));
+  if (count > 0) {
+    AIRMOE_CUDA(
+        cudaMemcpyAsync(out.data(), from, out.size() * sizeof(X), cudaMemcpyDeviceToHost, stream));
+    AIRMOE_CUDA(cudaStreamSynchronize(stream));
+  }
+  return out;
+}
+
 }  // namespace
 
 template <class T>
 DeviceMoeLayer<T>::DeviceMoeLayer(MoeLayer& host, uint64_t seed, DeviceParameters<T>& parameters,
-                                  const airmoe::cuda::JitterTable& jitter, cudaStream_t stream)
+                                  const airmoe::cuda::JitterTable& jitter,
+                                  comm::cuda::DeviceCommunicator* comm, cudaStream_t stream)
     : host_(host),
       config_(host.config()),
       layer_(host.layer()),
       seed_(seed),
       parameters_(parameters),
       jitter_(jitter),
+      comm_(comm),
+      owned_(host.centroid().row_count),
+      tables_(comm, parameters, config_.experts),
       codebook_(host.codebook().config()),
       lists_(config_.codewords, config_.experts, config_.shortlist, config_.dim) {
-  unit_.ensure(config_.experts * config_.dim);
-  inverse_norm_.ensure(config_.experts);
+  unit_.ensure(owned_ * config_.dim);
+  inverse_norm_.ensure(owned_);
+  unit_table_ = tables_.add(host.centroid(), unit_.data());
+  up_table_ = tables_.add(host.up());
+  down_table_ = tables_.add(host.down());
+  if (host.gate_proj() != nullptr) gate_table_ = tables_.add(*host.gate_proj());
+  if (several()) exchange_ = std::make_unique<TokenExchange>(*comm_, config_.codewords);
   count_.ensure(config_.experts);
   window_.ensure(config_.experts);
   window_.zero(stream);
@@ -51,48 +72,70 @@ double DeviceMoeLayer<T>::balance_slope() const {
 template <class T>
 experts::cuda::DeviceExpertTable<T> DeviceMoeLayer<T>::table() const {
   experts::cuda::DeviceExpertTable<T> t;
-  t.up = parameters_.compute(host_.up());
-  t.down = parameters_.compute(host_.down());
-  if (host_.gate_proj() != nullptr) t.gate_proj = parameters_.compute(*host_.gate_proj());
+  t.up = tables_.values(up_table_);
+  t.down = tables_.values(down_table_);
+  if (gate_table_ >= 0) t.gate_proj = tables_.values(gate_table_);
   t.expert_dim = config_.expert_dim;
   t.activation = config_.expert_activation;
   return t;
 }
 
+// Codewords of the home tokens.
 template <class T>
 void DeviceMoeLayer<T>::assign(const T* hidden, cudaStream_t stream) {
-  codeword_.ensure(tokens_);
-  router::cuda::assign_codewords(hidden, codebook_.compute(), tokens_, config_.dim,
+  codeword_.ensure(home_tokens_);
+  router::cuda::assign_codewords(hidden, codebook_.compute(), home_tokens_, config_.dim,
                                  config_.codewords, codeword_.data(), stream);
-  order_.build(codeword_.data(), tokens_, config_.codewords, stream);
+}
+
+template <class T>
+void DeviceMoeLayer<T>::update_codebook(const T* hidden, cudaStream_t stream) {
+  const auto layer = static_cast<uint32_t>(layer_);
+  const TokenRange& range = batch_.range;
+  const RandomStream initial(seed_, Purpose::codebook_init, 0, 0, layer);
+  const RandomStream draws(seed_, Purpose::codeword_replacement, batch_.step, batch_.index, layer);
+  if (!codebook_initialised_) {
+    if (several()) {
+      codebook_.fetch_initial(hidden, home_tokens_, range.first, range.global_tokens, initial,
+                              stream);
+      comm_->all_reduce_sum(codebook_.fetched(), codebook_.fetched_size(), stream);
+      codebook_.initialise_from_fetched(range.global_tokens, stream);
+    } else {
+      codebook_.initialise(hidden, home_tokens_, initial, stream);
+    }
+    codebook_initialised_ = true;
+  }
+  assign(hidden, stream);
+  order_.build(codeword_.data(), home_tokens_, config_.codewords, stream);
+  if (several()) {
+    codebook_.collect(hidden, order_.view(), stream);
+    comm_->all_reduce_sum(codebook_.statistics(), codebook_.statistics_size(), stream);
+    codebook_.advance(range.global_tokens, stream);
+    codebook_.fetch(hidden, home_tokens_, range.first, range.global_tokens, draws, stream);
+    comm_->all_reduce_sum(codebook_.fetched(), codebook_.fetched_size(), stream);
+    codebook_.replace(stream);
+  } else {
+    codebook_.update(hidden, order_.view(), draws, stream);
+  }
+  add_revived(codebook_.dead().count, numbers_.data(), stream);
 }
 
 template <class T>
 void DeviceMoeLayer<T>::route(const T* hidden, cudaStream_t stream) {
-  const auto layer = static_cast<uint32_t>(layer_);
   if (batch_.training) {
-    if (!codebook_initialised_) {
-      codebook_.initialise(hidden, tokens_,
-                           RandomStream(seed_, Purpose::codebook_init, 0, 0, layer), stream);
-      codebook_initialised_ = true;
-    }
-    assign(hidden, stream);
-    codebook_.update(
-        hidden, order_.view(),
-        RandomStream(seed_, Purpose::codeword_replacement, batch_.step, batch_.index, layer),
-        stream);
-    add_revived(codebook_.dead().count, numbers_.data(), stream);
+    update_codebook(hidden, stream);
     std::optional<JitterKey> jitter;
     if (config_.jitter > 0.0f) {
-      jitter = jitter_.key(
-          RandomStream(seed_, Purpose::jitter_shortlist, batch_.step, batch_.index, layer),
-          config_.jitter);
+      jitter = jitter_.key(RandomStream(seed_, Purpose::jitter_shortlist, batch_.step, batch_.index,
+                                        static_cast<uint32_t>(layer_)),
+                           config_.jitter);
     }
+    const T* unit = tables_.values(unit_table_);
     if (list_state_ != ListState::training) {
-      lists_.rebuild(codebook_.compute(), unit_.data(), jitter, stream);
+      lists_.rebuild(codebook_.compute(), unit, jitter, stream);
       list_state_ = ListState::training;
     } else {
-      lists_.rebuild(codebook_.compute(), unit_.data(), jitter, codebook_.dead(), stream);
+      lists_.rebuild(codebook_.compute(), unit, jitter, codebook_.dead(), stream);
     }
   } else {
     AIRMOE_CHECK(codebook_initialised_, "layer {}: the codebook has not seen a training batch yet",
@@ -100,45 +143,82 @@ void DeviceMoeLayer<T>::route(const T* hidden, cudaStream_t stream) {
     rebuild_evaluation_lists(stream);
   }
   assign(hidden, stream);
+  if (several()) {
+    bring_tokens(hidden, stream);
+    order_.build(exchange_->codeword(), tokens_, config_.codewords, stream);
+  } else {
+    order_.build(codeword_.data(), tokens_, config_.codewords, stream);
+  }
+}
+
+// Which rank has which codeword follows the traffic: about every doubling of the step number, and
+// every replan_every steps. The host waits.
+template <class T>
+void DeviceMoeLayer<T>::balance_ranks(cudaStream_t stream) {
+  const auto every = static_cast<uint32_t>(host_.exchange_config().replan_every);
+  if (!due_ && !(batch_.training && batch_.step >= next_balance_)) return;
+  due_ = false;
+  const uint32_t next = std::max<uint32_t>(1, batch_.step) * 2;
+  next_balance_ = every > 0 ? std::min(next, batch_.step + every) : next;
+  const auto tokens = to_host(codebook_.counts(), config_.codewords, stream);
+  exchange_->set_owners(balance_codewords(tokens, comm_->size()), stream);
+}
+
+template <class T>
+void DeviceMoeLayer<T>::bring_tokens(const T* hidden, cudaStream_t stream) {
+  balance_ranks(stream);
+  exchange_->plan(codeword_.data(), home_tokens_, batch_.range.first, stream);
+  tokens_ = exchange_->received();
+  away_hidden_.ensure(tokens_ * config_.dim);
+  exchange_->send(hidden, config_.dim, away_hidden_.data(), stream);
+  hidden_ = away_hidden_.data();
 }
 
 template <class T>
 void DeviceMoeLayer<T>::rebuild_evaluation_lists(cudaStream_t stream) {
   if (list_state_ == ListState::evaluation) return;
-  lists_.rebuild(codebook_.compute(), unit_.data(), std::nullopt, stream);
+  lists_.rebuild(codebook_.compute(), tables_.values(unit_table_), std::nullopt, stream);
   list_state_ = ListState::evaluation;
 }
 
 template <class T>
 void DeviceMoeLayer<T>::forward(const T* hidden, int64_t tokens, float* out, cudaStream_t stream) {
-  tokens_ = tokens;
-  hidden_ = hidden;
+  home_hidden_ = hidden_ = hidden;
+  home_tokens_ = tokens_ = tokens;
   route(hidden, stream);
-  const int64_t pairs = tokens * config_.active;
+  const int64_t pairs = tokens_ * config_.active;
   position_.ensure(pairs);
   gate_.ensure(pairs);
-  log_sum_exp_.ensure(tokens);
+  log_sum_exp_.ensure(tokens_);
   std::optional<JitterKey> jitter;
   if (batch_.training && config_.jitter > 0.0f) {
     jitter = jitter_.key(RandomStream(seed_, Purpose::jitter_score, batch_.step, batch_.index,
                                       static_cast<uint32_t>(layer_)),
                          config_.jitter, batch_.range.first);
+    if (several()) jitter->token_index = exchange_->token_index();
   }
-  router::cuda::select_experts(hidden, config_.dim, order_.view(), lists_.view(), unit_.data(),
-                               config_.active, jitter ? &*jitter : nullptr,
-                               {position_.data(), gate_.data(), log_sum_exp_.data()}, select_,
-                               stream);
-  tiles_.build(order_.view(), lists_.view(), position_.data(), config_.active, stream);
+  router::cuda::select_experts(
+      hidden_, config_.dim, order_.view(), lists_.view(), tables_.values(unit_table_),
+      config_.active, jitter ? &*jitter : nullptr,
+      {position_.data(), gate_.data(), log_sum_exp_.data()}, select_, stream);
+  pair_tiles_.build(order_.view(), lists_.view(), position_.data(), config_.active, stream);
   const experts::cuda::DeviceExpertTable<T> experts = table();
   saved_.ensure(batch_.training ? pairs * experts.saved_per_pair() : 0);
-  experts::cuda::forward(experts, hidden, config_.dim, tiles_.view(), gate_.data(), out,
+  float* y = out;
+  if (several()) {
+    away_out_.ensure(tokens_ * config_.dim);
+    y = away_out_.data();
+  }
+  experts::cuda::forward(experts, hidden_, config_.dim, pair_tiles_.view(), gate_.data(), y,
                          batch_.training ? saved_.data() : nullptr, experts_, stream);
-  output_.ensure(tokens * config_.dim);
+  if (several()) exchange_->give_back(y, config_.dim, out, stream);
+  output_.ensure(home_tokens_ * config_.dim);
   AIRMOE_CUDA(
       cudaMemcpyAsync(output_.data(), out, output_.bytes(), cudaMemcpyDeviceToDevice, stream));
   if (!batch_.training) return;
   router::cuda::count_selections(lists_.view(), order_.view(), selected(), config_.experts,
                                  count_.data(), window_.data(), stream);
+  if (several()) share_counts(stream);
   const double slope = balance_slope();
   if (slope != 0.0) {
     router::cuda::add_balance_loss(lists_.view(), order_.view(), selected(), count_.data(), slope,
@@ -146,16 +226,33 @@ void DeviceMoeLayer<T>::forward(const T* hidden, int64_t tokens, float* out, cud
   }
 }
 
+// Selections of each expert by the tokens of all ranks; exact as floats below 2^24.
+template <class T>
+void DeviceMoeLayer<T>::share_counts(cudaStream_t stream) {
+  count_sum_.ensure(config_.experts);
+  counts_to_float(count_.data(), config_.experts, count_sum_.data(), stream);
+  comm_->all_reduce_sum(count_sum_.data(), config_.experts, stream);
+  counts_from_float(count_sum_.data(), config_.experts, count_.data(), stream);
+}
+
 template <class T>
 void DeviceMoeLayer<T>::backward(const T* d_out, float* d_hidden, cudaStream_t stream) {
   const int64_t pairs = tokens_ * config_.active;
-  const int64_t m = config_.expert_dim;
+  const int64_t m = config_.expert_dim, d = config_.dim;
+  float* d_hidden_here = d_hidden;
+  if (several()) {
+    away_d_out_.ensure(tokens_ * d);
+    away_d_hidden_.ensure(tokens_ * d);
+    exchange_->send(d_out, d, away_d_out_.data(), stream);
+    d_out = away_d_out_.data();
+    d_hidden_here = away_d_hidden_.data();
+  }
   const experts::cuda::DeviceExpertTable<T> experts = table();
   for (DeviceBuffer<float>* one : {&d_gate_, &d_score_}) one->ensure(pairs);
   for (DeviceBuffer<float>* one : {&d_pre_, &scaled_}) one->ensure(pairs * m);
   if (experts.gated()) d_inner_.ensure(pairs * m);
   experts::cuda::backward_pairs(
-      experts, tiles_.view(), gate_.data(), saved_.data(), d_out, config_.dim,
+      experts, pair_tiles_.view(), gate_.data(), saved_.data(), d_out, d,
       {d_gate_.data(), d_pre_.data(), experts.gated() ? d_inner_.data() : nullptr, scaled_.data()},
       stream);
   const double slope = balance_slope();
@@ -166,41 +263,49 @@ void DeviceMoeLayer<T>::backward(const T* d_out, float* d_hidden, cudaStream_t s
   router::cuda::softmax_backward(gate_.data(), d_gate_.data(), config_.active, tokens_,
                                  d_score_.data(), stream);
 
-  std::array<CombineTerm<T>, 3> combine = {{{d_pre_.data(), experts.up, m},
-                                            {d_score_.data(), unit_.data(), 1},
-                                            {d_inner_.data(), experts.gate_proj, m}}};
-  const std::size_t tables = experts.gated() ? 3 : 2;
-  airmoe::cuda::combine_pairs<T>(tiles_.view(), std::span(combine).first(tables), config_.dim,
-                                 d_hidden, stream);
+  const std::array<CombineTerm<T>, 3> combine = {{{d_pre_.data(), experts.up, m},
+                                                  {d_score_.data(), tables_.values(unit_table_), 1},
+                                                  {d_inner_.data(), experts.gate_proj, m}}};
+  airmoe::cuda::combine_pairs<T>(pair_tiles_.view(),
+                                 std::span(combine).first(experts.gated() ? 3 : 2), d,
+                                 d_hidden_here, stream);
+  if (several()) exchange_->give_back(d_hidden_here, d, d_hidden, stream);
   grouping_.build(order_.view(), lists_.view(), position_.data(), config_.active, config_.experts,
                   stream);
-  std::vector<AccumulateTerm<T>> terms = {
-      {d_pre_.data(), hidden_, parameters_.gradient(host_.up()), m},
-      {d_score_.data(), hidden_, parameters_.gradient(host_.centroid()), 1}};
+  std::array<AccumulateTerm<T>, 4> terms = {
+      {{d_pre_.data(), hidden_, tables_.gradients(up_table_), m},
+       {d_score_.data(), hidden_, tables_.gradients(unit_table_), 1},
+       {scaled_.data(), d_out, tables_.gradients(down_table_), m},
+       {}}};
   if (experts.gated()) {
-    terms.push_back({d_inner_.data(), hidden_, parameters_.gradient(*host_.gate_proj()), m});
+    terms[3] = terms[2];
+    terms[2] = {d_inner_.data(), hidden_, tables_.gradients(gate_table_), m};
   }
-  terms.push_back({scaled_.data(), d_out, parameters_.gradient(host_.down()), m});
-  airmoe::cuda::accumulate_pairs<T>(grouping_.view(), terms, config_.dim, accumulate_, stream);
+  airmoe::cuda::accumulate_pairs<T>(grouping_.view(),
+                                    std::span(std::as_const(terms)).first(experts.gated() ? 4 : 3),
+                                    d, accumulate_, stream);
 }
 
 template <class T>
 void DeviceMoeLayer<T>::finish_gradients(cudaStream_t stream) {
-  router::cuda::project_to_sphere_backward(
-      parameters_.gradient(host_.centroid()), parameters_.value(host_.centroid()),
-      inverse_norm_.data(), config_.experts, config_.dim, stream);
+  tables_.collect_gradients(stream);
+  router::cuda::project_to_sphere_backward(parameters_.gradient(host_.centroid()),
+                                           parameters_.value(host_.centroid()),
+                                           inverse_norm_.data(), owned_, config_.dim, stream);
 }
 
 template <class T>
 void DeviceMoeLayer<T>::parameters_changed(cudaStream_t stream) {
-  router::cuda::project_to_sphere(parameters_.value(host_.centroid()), config_.experts, config_.dim,
+  router::cuda::project_to_sphere(parameters_.value(host_.centroid()), owned_, config_.dim,
                                   unit_.data(), inverse_norm_.data(), stream);
+  tables_.share_values(stream);
   list_state_ = ListState::none;
 }
 
 template <class T>
 void DeviceMoeLayer<T>::take_from_host(cudaStream_t stream) {
   codebook_initialised_ = host_.codebook_initialised();
+  due_ = true;
   if (codebook_initialised_) codebook_.upload(host_.codebook(), stream);
   list_state_ = ListState::none;
 }
@@ -210,31 +315,15 @@ void DeviceMoeLayer<T>::bring_to_host(bool evaluation, cudaStream_t stream) {
   if (!codebook_initialised_) return;
   if (evaluation) rebuild_evaluation_lists(stream);
   codebook_.download(host_.codebook(), stream);
-  std::vector<int32_t> lists(static_cast<std::size_t>(config_.codewords * config_.shortlist));
-  AIRMOE_CUDA(cudaMemcpyAsync(lists.data(), lists_.view().id, lists.size() * sizeof(int32_t),
-                              cudaMemcpyDeviceToHost, stream));
-  AIRMOE_CUDA(cudaStreamSynchronize(stream));
+  const BlockPartition& merged = host_.shortlists().merged_codewords();
+  const auto lists = to_host(lists_.view().id + merged.begin(host_.rank()) * config_.shortlist,
+                             merged.size(host_.rank()) * config_.shortlist, stream);
   host_.adopt_lists(lists, list_state_ == ListState::evaluation);
 }
 
-namespace {
-
-template <class X>
-std::vector<X> to_host(const X* from, int64_t count, cudaStream_t stream) {
-  std::vector<X> out(static_cast<std::size_t>(count));
-  if (count > 0) {
-    AIRMOE_CUDA(
-        cudaMemcpyAsync(out.data(), from, out.size() * sizeof(X), cudaMemcpyDeviceToHost, stream));
-    AIRMOE_CUDA(cudaStreamSynchronize(stream));
-  }
-  return out;
-}
-
-}  // namespace
-
 template <class T>
 void DeviceMoeLayer<T>::capture(RoutingRecord& record, cudaStream_t stream) {
-  const int64_t n = tokens_, d = config_.dim, k = config_.active, m = config_.shortlist;
+  const int64_t n = home_tokens_, d = config_.dim, k = config_.active, m = config_.shortlist;
   record.tokens = n;
   record.hidden.ensure(n * d);
   record.output.ensure(n * d);
@@ -242,38 +331,51 @@ void DeviceMoeLayer<T>::capture(RoutingRecord& record, cudaStream_t stream) {
   record.expert.ensure(n * k);
   record.gate.ensure(n * k);
   record.log_sum_exp.ensure(n);
-  if (n == 0) return;
-  const auto hidden = to_host(hidden_, n * d, stream);
+  const auto hidden = to_host(home_hidden_, n * d, stream);
   std::transform(hidden.begin(), hidden.end(), record.hidden.begin(),
                  [](T x) { return static_cast<float>(x); });
   const auto output = to_host(output_.data(), n * d, stream);
   std::copy(output.begin(), output.end(), record.output.begin());
   const auto codeword = to_host(codeword_.data(), n, stream);
   std::copy(codeword.begin(), codeword.end(), record.codeword.begin());
-  const auto token = to_host(order_.view().token, n, stream);
   const auto lists = to_host(lists_.view().id, config_.codewords * m, stream);
-  const auto position = to_host(position_.data(), n * k, stream);
-  const auto gate = to_host(gate_.data(), n * k, stream);
-  const auto log_sum_exp = to_host(log_sum_exp_.data(), n, stream);
-  for (int64_t place = 0; place < n; ++place) {
-    const int64_t t = token[static_cast<std::size_t>(place)];
-    const int32_t* list = lists.data() + codeword[static_cast<std::size_t>(t)] * m;
-    for (int64_t i = 0; i < k; ++i) {
-      const auto p = static_cast<std::size_t>(place * k + i);
-      record.expert[t * k + i] = list[position[p]];
-      record.gate[t * k + i] = gate[p];
+
+  // Pairs in place order here become rows of the tokens computed here, then of the home tokens.
+  const auto by_token = [&]<class X>(const X* pairs, int64_t width) {
+    const auto token = to_host(order_.view().token, tokens_, stream);
+    const auto placed = to_host(pairs, tokens_ * width, stream);
+    std::vector<X> rows(placed.size());
+    for (std::size_t place = 0; place < token.size(); ++place) {
+      std::copy_n(placed.begin() + static_cast<int64_t>(place) * width, width,
+                  rows.begin() + token[place] * width);
     }
-    record.log_sum_exp[t] = log_sum_exp[static_cast<std::size_t>(place)];
+    if (!several()) return rows;
+    DeviceBuffer<X> away, home(n * width);
+    away.upload(rows, stream);
+    exchange_->give_back(away.data(), width, home.data(), stream);
+    return to_host(home.data(), n * width, stream);
+  };
+  const auto position = by_token(position_.data(), k);
+  const auto gate = by_token(gate_.data(), k);
+  const auto log_sum_exp = by_token(log_sum_exp_.data(), 1);
+  std::copy(gate.begin(), gate.end(), record.gate.begin());
+  std::copy(log_sum_exp.begin(), log_sum_exp.end(), record.log_sum_exp.begin());
+  for (int64_t t = 0; t < n; ++t) {
+    const int32_t* list = lists.data() + codeword[static_cast<std::size_t>(t)] * m;
+    for (int64_t i = t * k; i < (t + 1) * k; ++i) {
+      record.expert[i] = list[position[static_cast<std::size_t>(i)]];
+    }
   }
 }
 
 template <class T>
-void DeviceMoeLayer<T>::collect_usage(cudaStream_t stream) {
-  const auto counts = to_host(window_.data(), config_.experts, stream);
+void DeviceMoeLayer<T>::collect_usage(comm::Communicator& host_comm, cudaStream_t stream) {
+  auto counts = to_host(window_.data(), config_.experts, stream);
+  if (several()) host_comm.all_reduce(std::span<int64_t>(counts), comm::Reduction::sum);
   const std::span<int64_t> window = host_.usage().window();
-  AIRMOE_CHECK(window.size() == counts.size(), "usage of {} experts for {}", counts.size(),
-               window.size());
-  for (std::size_t e = 0; e < counts.size(); ++e) window[e] += counts[e];
+  const int64_t first = host_.centroid().row_begin;
+  AIRMOE_CHECK(std::ssize(window) == owned_, "usage of {} experts for {}", owned_, window.size());
+  for (int64_t e = 0; e < owned_; ++e) window[e] += counts[first + e];
   window_.zero(stream);
 }
 

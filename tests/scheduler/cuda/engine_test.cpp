@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "comm/base/cuda/device.hpp"
+#include "comm/base/partition.hpp"
 #include "comm/base/random.hpp"
 #include "scheduler/train/cuda_engine.hpp"
 #include "scheduler/train/host_engine.hpp"
@@ -21,6 +22,8 @@ using scheduler::MicroBatch;
 using scheduler::Model;
 using scheduler::TrainConfig;
 
+constexpr uint64_t kSeed = 3;
+
 TrainConfig small_config() {
   TrainConfig c;
   c.model.layers = 3;
@@ -31,13 +34,15 @@ TrainConfig small_config() {
   c.model.context = 64;
   c.model.vocab = 96;
   c.model.moe_layers = {1};
-  c.model.experts = 1024;
+  c.model.experts = 1536;
   c.model.active = 32;
   c.model.codewords = 16;
   c.model.shortlist = 128;
   c.batch = 8;
+  c.seed = kSeed;
   c.exchange.exchange = scheduler::Exchange::cover;
   c.exchange.copy_budget = 1;
+  c.exchange.move_homes = false;
   return c;
 }
 
@@ -67,10 +72,25 @@ Batch make_batch(const TrainConfig& c, int64_t step) {
   return b;
 }
 
+// This rank's sequences.
+BlockPartition sequences(const TrainConfig& c) {
+  return {c.batch, world().size()};
+}
+
+Batch mine(const TrainConfig& c, int64_t step) {
+  const Batch all = make_batch(c, step);
+  const int64_t first = sequences(c).begin(world().rank()) * c.model.context;
+  const int64_t n = sequences(c).size(world().rank()) * c.model.context;
+  const auto part = [&](const std::vector<int32_t>& x) {
+    return std::vector<int32_t>(x.begin() + first, x.begin() + first + n);
+  };
+  return {part(all.tokens), part(all.targets)};
+}
+
 MicroBatch micro_batch(const TrainConfig& c, int64_t step) {
   MicroBatch m;
   m.step = static_cast<uint32_t>(step);
-  m.range = {c.batch * c.model.context, 0};
+  m.range = {c.batch * c.model.context, sequences(c).begin(world().rank()) * c.model.context};
   m.loss_scale = 1.0f / static_cast<float>(c.batch * c.model.context);
   return m;
 }
@@ -78,23 +98,27 @@ MicroBatch micro_batch(const TrainConfig& c, int64_t step) {
 class EngineTest : public ::testing::Test {
  protected:
   EngineTest() : config(small_config()) {
-    host_model = std::make_unique<Model>(world(), config.model, 3, config.expert_path, config.sums,
-                                         config.exchange);
+    host_model = std::make_unique<Model>(world(), config.model, kSeed, config.expert_path,
+                                         config.sums, config.exchange);
     host = std::make_unique<scheduler::HostEngine>(world(), *host_model, config);
   }
   double step(Engine& engine, int64_t s, double* norm = nullptr) {
-    const Batch b = make_batch(config, s);
-    engine.micro_batch(b.tokens, b.targets, config.batch, micro_batch(config, s));
-    const Engine::Sums sums = engine.finish_gradients();
-    if (norm != nullptr) *norm = std::sqrt(sums.squares);
-    engine.update(2e-3, s, std::sqrt(sums.squares));
-    return sums.loss / static_cast<double>(config.batch * config.model.context);
+    const Batch b = mine(config, s);
+    engine.micro_batch(b.tokens, b.targets, sequences(config).size(world().rank()),
+                       micro_batch(config, s));
+    const Engine::Sums part = engine.finish_gradients();
+    double sums[] = {part.loss, part.squares};
+    world().all_reduce(std::span<double>(sums), comm::Reduction::sum);
+    const double size = std::sqrt(sums[1]);
+    if (norm != nullptr) *norm = size;
+    engine.update(2e-3, s, size);
+    return sums[0] / static_cast<double>(config.batch * config.model.context);
   }
   // A device engine that goes on from the host's state.
   void start_device(ComputeType type) {
     config.device = DeviceKind::cuda;
     config.compute_type = type;
-    device_model = std::make_unique<Model>(world(), config.model, 3, config.expert_path,
+    device_model = std::make_unique<Model>(world(), config.model, kSeed, config.expert_path,
                                            config.sums, config.exchange);
     device = scheduler::make_cuda_engine(world(), *device_model, config);
     host->bring_to_host(Engine::Lists::current);
@@ -170,11 +194,12 @@ TEST_F(EngineTest, EvaluationMatchesTheHost) {
   if (no_device()) GTEST_SKIP();
   for (int64_t s = 1; s <= 5; ++s) step(*host, s);
   start_device(ComputeType::f32);
-  const Batch b = make_batch(config, 100);
+  const Batch b = mine(config, 100);
+  const int64_t count = sequences(config).size(world().rank());
   MicroBatch m = micro_batch(config, 100);
   m.training = false;
-  const double expected = host->forward_loss(b.tokens, b.targets, config.batch, m);
-  const double actual = device->forward_loss(b.tokens, b.targets, config.batch, m);
+  const double expected = host->forward_loss(b.tokens, b.targets, count, m);
+  const double actual = device->forward_loss(b.tokens, b.targets, count, m);
   EXPECT_NEAR(actual, expected, 1e-5 * expected);
 
   scheduler::RoutingRecord x, y;
@@ -209,6 +234,7 @@ TEST_F(EngineTest, TrainsFromTheStartAndCountsUsage) {
   router::ExpertUsage& usage = host_model->moe_layers()[0]->usage();
   int64_t total = 0;
   for (const int64_t n : usage.window()) total += n;
+  total = world().all_reduce_value(total, comm::Reduction::sum);
   EXPECT_EQ(total, 60 * config.batch * config.model.context * config.model.active);
 }
 
@@ -217,7 +243,7 @@ TEST_F(EngineTest, RepeatsBitByBit) {
   config.device = DeviceKind::cuda;
   std::vector<double> losses[2];
   for (auto& l : losses) {
-    Model model(world(), config.model, 3, config.expert_path, config.sums, config.exchange);
+    Model model(world(), config.model, kSeed, config.expert_path, config.sums, config.exchange);
     const auto engine = scheduler::make_cuda_engine(world(), model, config);
     for (int64_t s = 1; s <= 10; ++s) l.push_back(step(*engine, s));
   }

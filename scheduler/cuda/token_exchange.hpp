@@ -1,0 +1,64 @@
+#pragma once
+// Tokens of a micro-batch to the ranks that have their codewords, and rows back. Every codeword
+// belongs to one rank, which scores and computes all its tokens; every rank can read every expert
+// (expert_tables.hpp), so a token goes to one rank and meets all its candidates there.
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "comm/base/cuda/device_buffer.hpp"
+#include "comm/base/cuda/routed.hpp"
+#include "comm/base/cuda/stream.hpp"
+#include "comm/cuda/device_communicator.hpp"
+#include "router/cuda/order.hpp"
+
+namespace airmoe::scheduler::cuda {
+
+/// Which rank takes a codeword's tokens: heaviest first to the rank with least so far. The same on
+/// all ranks for the same counts. Shapes: [G]. Local, host.
+std::vector<int32_t> balance_codewords(std::span<const float> tokens, int ranks);
+
+class TokenExchange {
+ public:
+  TokenExchange(comm::cuda::DeviceCommunicator& comm, int64_t codewords);
+
+  /// Local: from now on owner[g] takes the tokens of codeword g; the same on all ranks; waits.
+  void set_owners(std::span<const int32_t> owner, cudaStream_t stream);
+
+  /// Collective; the host waits for the counts. Sorts the home tokens by (rank, codeword) and tells
+  /// the ranks what comes.
+  /// @param codeword  of the home tokens. Shape: [n]
+  void plan(const int32_t* codeword, int64_t n, int64_t first_token, cudaStream_t stream);
+  int64_t received() const { return plan_.received; }
+  /// Codeword and global index of the tokens that came, device memory. Shape: [received()]
+  const int32_t* codeword() const { return codeword_in_.data(); }
+  const int32_t* token_index() const { return index_in_.data(); }
+
+  /// Collective: rows of home tokens to the ranks that compute them. Shapes: home [n, width], away
+  /// [received(), width].
+  template <class X>
+  void send(const X* home, int64_t width, X* away, cudaStream_t stream) {
+    comm_.exchange_rows(plan_, home, width, away, stream);
+  }
+  /// Collective: a row back for each token. Shapes: away [received(), width], home [n, width].
+  template <class X>
+  void give_back(const X* away, int64_t width, X* home, cudaStream_t stream);
+
+ private:
+  comm::cuda::DeviceCommunicator& comm_;
+  int64_t codewords_;
+  std::vector<int64_t> first_key_;              // [ranks + 1]: of each rank's codewords
+  airmoe::cuda::DeviceBuffer<int32_t> key_;     // [G]: place of a codeword in that order
+  airmoe::cuda::DeviceBuffer<int32_t> keys_;    // [n]
+  airmoe::cuda::DeviceBuffer<int32_t> tag_;     // [n, 2]: codeword, global index
+  airmoe::cuda::DeviceBuffer<int32_t> tag_in_;  // [received, 2]
+  airmoe::cuda::DeviceBuffer<int32_t> codeword_in_, index_in_;
+  airmoe::cuda::DeviceBuffer<unsigned char> returned_;
+  airmoe::cuda::PinnedBuffer<int32_t> begin_;  // [G + 1]
+  router::cuda::DeviceOrder order_;
+  comm::cuda::RowPlan plan_;
+  int64_t tokens_ = 0;
+};
+
+}  // namespace airmoe::scheduler::cuda
