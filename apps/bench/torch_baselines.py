@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The work of an MoE layer, and airmoe's language model, in PyTorch on one GPU.
 
-Data: --data FILE (.npz or HDF5 with hidden, codebook, centroid, up, down and, if present, lists), or
-clustered states made by the recipe of `airmoe-bench layer`. Times are medians between device events.
+Data: --data (what `airmoe-bench router --export` writes, or an .npz or HDF5 file with the arrays hidden,
+codebook, centroid and, if present, up, down, lists), or clustered states made by its recipe. Times are medians between device events.
 """
 
 import argparse
@@ -15,9 +15,9 @@ try:
 except ImportError:
     sys.exit("torch_baselines: python3 has no module torch: install PyTorch to run this comparison")
 
-from baselines import ceilings, data, experts, language_model, routing, timing
+from baselines import ceilings, data, experts, language_model, layer, routing, timing
 
-PARTS = ("ceilings", "routing", "experts", "rebuild", "model")
+PARTS = ("ceilings", "routing", "rebuild", "experts", "layer", "model")
 GIB = 2**30
 
 
@@ -37,8 +37,8 @@ def parse_options():
     count("codewords", 512, "codewords G")
     count("expert-dim", 1, "hidden width m of an expert")
     count("clusters", 512, "clusters of the made states")
-    parser.add_argument("--skew", type=float, default=0.8, metavar="X",
-                        help="cluster r has a share proportional to (r + 1)^-X (=0.8)")
+    parser.add_argument("--skew", type=float, default=0.5, metavar="X",
+                        help="cluster r has a share proportional to (r + 1)^-X (=0.5)")
     count("sets", 4, "input sets, used in turn")
     count("peer-heads", 8, "heads of product-key routing")
     count("repetitions", 20, "timed calls")
@@ -56,7 +56,7 @@ def parse_options():
                         help=f"of {','.join(PARTS)} (all)")
     parser.add_argument("--compile", action="store_true",
                         help="measure under torch.compile, too, what gains by it")
-    parser.add_argument("--data", metavar="FILE", help="states and experts")
+    parser.add_argument("--data", metavar="PREFIX", help="states and experts")
     parser.add_argument("--text", metavar="FILE", help="text to train on (this repository's)")
     parser.add_argument("--json", metavar="FILE", help="keep the results")
     options = parser.parse_args()
@@ -189,6 +189,54 @@ def run_experts(options, timer, given):
         timer.measure("experts both ways", name, backward, lambda: differences(backward))
 
 
+def run_layer(options, timer, given):
+    m, k = options.expert_dim, options.active
+    tokens = chunk_of(options, given.up.element_size(), 3 * k * m * options.dim)
+    panel = chunk_of(options, given.unit.element_size(), options.shortlist * options.dim)
+    pairs = chunk_of(options, 4, 4 * options.dim)
+    common = (given.codebook, given.unit, given.lists, k)
+    d_y = torch.randn_like(given.hidden[0])
+
+    def listing(hidden):
+        return routing.listing(hidden, *common, panel)
+
+    def grouped(hidden):
+        expert, gate, tiles = routing.grouped(hidden, *common)
+        return (torch.empty_like(x).index_copy_(0, tiles.order, x) for x in (expert, gate))
+
+    compiled = torch.compile if options.compile else lambda function: function
+    gathered, by_expert = compiled(experts.token_centric), compiled(experts.expert_centric)
+    by_expert_backward = compiled(experts.expert_centric_backward)
+    suffix = ", torch.compile" if options.compile else ""
+    ways = (
+        ("paper's listing, token-centric", listing, experts.token_centric,
+         layer.token_centric_backward, experts.token_centric, tokens),
+        ("grouped routing, token-centric" + suffix, grouped, gathered,
+         layer.token_centric_backward, gathered, tokens),
+        ("grouped routing, sorted by expert" + suffix, grouped, by_expert,
+         layer.expert_centric_backward, by_expert_backward, pairs),
+    )
+    reference = None
+    for name, route, evaluate, backward, evaluate_both, chunk in ways:
+        def forward(i):
+            return layer.forward(given.hidden[i], given.up, given.down, route, evaluate, m, chunk)
+
+        def both(i):
+            return backward(given.hidden[i], given.unit, given.up, given.down, d_y, route,
+                            evaluate_both, m, chunk)
+
+        def differences():
+            nonlocal reference
+            values = both(0)
+            reference = reference or values
+            errors = [relative_error(a, b) for a, b in zip(values, reference)]
+            return ("d_h, d_unit, d_up, d_down differ by " + ", ".join(f"{e:.1e}" for e in errors),
+                    {"differences": errors})
+
+        timer.measure("layer forward", name, forward)
+        timer.measure("layer both ways", name, both, differences)
+
+
 def repository_text():
     root = pathlib.Path(__file__).resolve().parents[2]
     paths = sorted(p for suffix in ("md", "cpp", "hpp", "py") for p in root.rglob(f"*.{suffix}")
@@ -233,7 +281,7 @@ def main():
         sys.exit("torch_baselines: no CUDA device is visible to PyTorch")
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[options.dtype]
     if options.data:
-        given = data.load(options.data, options, dtype, "cuda")
+        given = data.load(options.data, options, dtype, "cuda", options.seed)
     else:
         given = data.make(options, dtype, "cuda", options.seed)
     name = torch.cuda.get_device_name()
@@ -252,6 +300,8 @@ def main():
         run_rebuild(options, timer, given)
     if "experts" in options.parts:
         run_experts(options, timer, given)
+    if "layer" in options.parts:
+        run_layer(options, timer, given)
     says = given.says
     del given
     if "model" in options.parts:

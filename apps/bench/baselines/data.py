@@ -1,13 +1,14 @@
-"""Token states, codebook and experts: from a file, or clustered as airmoe-bench makes them."""
+"""Token states, codebook and experts: from files, or clustered as airmoe-bench makes them."""
 
 import dataclasses
+import glob
 
 import numpy
 import torch
 import torch.nn.functional as F
 
 KMEANS_ROUNDS = 20
-ARRAYS = ("hidden", "codebook", "centroid", "up", "down")
+NEEDED = ("hidden", "codebook", "centroid")
 
 
 @dataclasses.dataclass
@@ -65,57 +66,66 @@ def spherical_kmeans(states, codewords, generator):
     return codebook
 
 
+def normal_rows(shape, generator):
+    """Rows of the experts, as a layer starts with. Shape: [E * m, d]"""
+    rows = shape.experts * shape.expert_dim
+    values = torch.randn(rows, shape.dim, device=generator.device, generator=generator)
+    return values * shape.dim**-0.5
+
+
 def make(shape, dtype, device, seed):
     generator = torch.Generator(device=device).manual_seed(seed)
     states = clustered_states(shape, generator)
     codebook = spherical_kmeans(states, shape.codewords, generator)
-    rows = shape.experts * shape.expert_dim
-
-    def normal(count):
-        return torch.randn(count, shape.dim, device=device, generator=generator) * shape.dim**-0.5
-
-    unit = unit_rows(normal(shape.experts))
+    unit = unit_rows(torch.randn(shape.experts, shape.dim, device=device, generator=generator))
+    up, down = (normal_rows(shape, generator) for _ in range(2))
     says = (f"clustered states ({shape.clusters} clusters, skew {shape.skew}), k-means codebook, "
             "untrained experts")
     return Data([s.to(dtype) for s in states], codebook.to(dtype), unit.to(dtype),
-                best_lists(codebook, unit, shape.shortlist), normal(rows).to(dtype),
-                normal(rows).to(dtype), says)
+                best_lists(codebook, unit, shape.shortlist), up.to(dtype), down.to(dtype), says)
 
 
 def read_arrays(path):
     if path.endswith(".npz"):
         with numpy.load(path) as file:
             return {name: file[name] for name in file.files}
-    import h5py  # only for files of this kind
+    if path.endswith((".h5", ".hdf5")):
+        import h5py  # only for files of this kind
 
-    with h5py.File(path, "r") as file:
-        return {name: file[name][()] for name in file if hasattr(file[name], "shape")}
+        with h5py.File(path, "r") as file:
+            return {name: file[name][()] for name in file if hasattr(file[name], "shape")}
+    return {file[len(path) + 1 : -4]: numpy.load(file) for file in glob.glob(path + "-*.npy")}
 
 
-def load(path, shape, dtype, device):
-    """Arrays hidden [sets * n, d], codebook [G, d], centroid [E, d], up and down [E * m, d], and
-    lists [G, M] if present, of an .npz or HDF5 file. Sets `shape` to what the file holds."""
+def load(path, shape, dtype, device, seed):
+    """Arrays hidden [sets * n, d], codebook [G, d], centroid [E, d] and, where they are there, up and
+    down [E * m, d] and lists [G, M]. Sets `shape` to what they are. `path` is an .npz or HDF5 file, or
+    PREFIX of `airmoe-bench router --export PREFIX`."""
     arrays = read_arrays(path)
-    missing = [name for name in ARRAYS if name not in arrays]
+    missing = [name for name in NEEDED if name not in arrays]
     if missing:
         raise SystemExit(f"--data {path}: no array {', '.join(missing)}; it needs "
-                         f"{', '.join(ARRAYS)}")
-    tensor = {name: torch.from_numpy(numpy.asarray(arrays[name], numpy.float32)).to(device)
-              for name in ARRAYS}
-    hidden = tensor["hidden"]
-    shape.dim = hidden.shape[1]
+                         f"{', '.join(NEEDED)}")
+
+    def tensor(name):
+        return torch.from_numpy(numpy.asarray(arrays[name], numpy.float32)).to(device)
+
+    hidden, codebook = tensor("hidden"), unit_rows(tensor("codebook"))
+    unit = unit_rows(tensor("centroid"))
+    shape.dim, shape.codewords, shape.experts = hidden.shape[1], len(codebook), len(unit)
     shape.tokens = min(shape.tokens, len(hidden))
     shape.sets = min(shape.sets, len(hidden) // shape.tokens)
-    shape.codewords, shape.experts = len(tensor["codebook"]), len(tensor["centroid"])
-    shape.expert_dim = len(tensor["up"]) // shape.experts
-    codebook, unit = unit_rows(tensor["codebook"]), unit_rows(tensor["centroid"])
+    if "up" in arrays and "down" in arrays:
+        up, down = tensor("up"), tensor("down")
+        shape.expert_dim = len(up) // shape.experts
+    else:
+        generator = torch.Generator(device=device).manual_seed(seed)
+        up, down = (normal_rows(shape, generator) for _ in range(2))
     if "lists" in arrays:
         lists = torch.from_numpy(arrays["lists"].astype(numpy.int64)).to(device)
         shape.shortlist = lists.shape[1]
     else:
         lists = best_lists(codebook, unit, shape.shortlist)
     states = list(hidden[: shape.sets * shape.tokens].to(dtype).split(shape.tokens))
-    says = arrays["says"].item() if "says" in arrays else "unnamed"
-    says = says.decode() if isinstance(says, bytes) else str(says)
-    return Data(states, codebook.to(dtype), unit.to(dtype), lists, tensor["up"].to(dtype),
-                tensor["down"].to(dtype), f"{path}: {says}")
+    return Data(states, codebook.to(dtype), unit.to(dtype), lists, up.to(dtype), down.to(dtype),
+                f"data of {path}")

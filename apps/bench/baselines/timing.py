@@ -18,6 +18,8 @@ class Timer:
     def __init__(self, repeats, seconds, sets):
         self.repeats, self.seconds, self.sets = repeats, seconds, sets
         self.results = []
+        cache = torch.cuda.get_device_properties(0).L2_cache_size
+        self.flush = torch.empty(2 * cache, dtype=torch.uint8, device="cuda")
 
     def measure(self, work, name, body, check=None):
         """Runs `body` and appends its median to the results; results of the same `work` may be
@@ -56,6 +58,7 @@ class Timer:
         for i in range(count):
             first = torch.cuda.Event(enable_timing=True)
             last = torch.cuda.Event(enable_timing=True)
+            self.flush.fill_(i % 128)
             first.record()
             body(i % self.sets)
             last.record()
