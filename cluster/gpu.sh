@@ -6,6 +6,7 @@
 #   --output-dir DIR   results: *.json, logs and table.md (runs/gpu)
 #   --build-dir DIR    (build/gpu)
 #   --arch LIST        CUDA architectures (those of CMake's presets: sm_80, sm_90 and PTX)
+#   --data PATH        text for training runs (airmoe-train's own choice)
 #   --skip LIST        of build,tests,benchmarks,torch
 #   --help
 set -euo pipefail
@@ -17,7 +18,7 @@ fail() {
   exit 1
 }
 
-torch_options=()
+torch_options=() text=()
 while [ $# -gt 0 ]; do
   case "$1" in
     --) shift; torch_options=("$@"); break ;;
@@ -28,6 +29,7 @@ while [ $# -gt 0 ]; do
     --output-dir) output=$2 ;;
     --build-dir) build=$2 ;;
     --arch) arch=$2 ;;
+    --data) text=(--data "$2") ;;
     --skip) skip=$2 ;;
     *) fail "$1 is not an option; --help lists them" ;;
   esac
@@ -63,41 +65,43 @@ if wanted tests; then
     --output-log "$output/tests.log" --output-junit "$output/tests.xml" || tests=$?
 fi
 
-# Runs a benchmark; one that fails is named in the table and does not stop the others.
+# Runs a command; one that fails is named at the end and does not stop the others.
 failed=()
 measure() {
   local name=$1
   shift
   echo "== $name: $*"
-  "$@" --json "$output/$name.json" 2>&1 | tee "$output/$name.log" || failed+=("$name")
+  "$@" 2>&1 | tee "$output/$name.log" || failed+=("$name")
 }
 
-bench=$build/apps/airmoe-bench
-takes() { "$bench" "$1" --help 2>/dev/null | grep -q -- "--$2\b"; }
-data=()
+bench=$build/apps/airmoe-bench train=$build/apps/airmoe-train
 if wanted benchmarks; then
-  rm -f "$output/states.h5"
-  for command in router layer train exchange; do
-    takes "$command" device || continue
-    options=(--device cuda)
-    if takes "$command" write-data; then options+=(--write-data "$output/states.h5"); fi
-    measure "$command" "$bench" "$command" "${options[@]}"
+  rm -f "$output"/states-*.npy
+  measure router "$bench" router --export "$output/states" --json "$output/router.json"
+  measure layer "$bench" layer-gpu --json "$output/layer.json"
+  for batch in 8 32; do
+    for layers in middle none; do
+      name=train-$layers-$batch model=()
+      [ "$layers" = middle ] || model=(--moe-layers none)
+      measure "$name" "$train" --device cuda --preset small --batch "$batch" --steps 40 \
+        --eval-every 0 --no-checkpoint "${model[@]}" "${text[@]}" --output-dir "$output/$name"
+    done
   done
-  [ "$(nvidia-smi -L | wc -l)" -lt 2 ] || ! takes exchange device ||
-    measure exchange-2 mpirun -n 2 "$bench" exchange --device cuda
 fi
-[ ! -e "$output/states.h5" ] || data=(--data "$output/states.h5")
 
 if wanted torch; then
   if python3 -c 'import torch' 2>/dev/null; then
-    measure torch python3 -B apps/bench/torch_baselines.py "${data[@]}" "${torch_options[@]}"
+    data=()
+    [ ! -e "$output/states-hidden.npy" ] || data=(--data "$output/states")
+    measure torch python3 -B apps/bench/torch_baselines.py "${data[@]}" "${torch_options[@]}" \
+      --json "$output/torch.json"
   else
     echo "== torch: python3 has no PyTorch, its baselines are left out"
   fi
 fi
 
 echo
-/usr/bin/env python3 -B cluster/gpu_table.py "$output" | tee "$output/table.md"
+python3 -B cluster/gpu_table.py "$output" | tee "$output/table.md"
 for name in "${failed[@]}"; do echo "failed: $name, see $output/$name.log"; done
 [ "$tests" -eq 0 ] || fail "tests failed: $output/tests.log"
 [ ${#failed[@]} -eq 0 ]
