@@ -20,6 +20,7 @@ ExitCode run_exchange(int argc, char** argv);
 ExitCode run_placement(int argc, char** argv);
 // In builds with CUDA.
 ExitCode run_router(int argc, char** argv);
+ExitCode run_exchange_gpu(int argc, char** argv);
 ExitCode run_layer_gpu(int argc, char** argv);
 
 }  // namespace airmoe::bench

@@ -27,6 +27,8 @@ constexpr Command kCommands[] = {
      run_placement},
 #ifdef AIRMOE_HAS_CUDA
     {"router", "routing on a CUDA device, part by part", run_router},
+    {"exchange-gpu", "rows of device memory between ranks, against NCCL; start with mpirun",
+     run_exchange_gpu},
     {"layer-gpu", "the MoE layer on a CUDA device, forward and backward", run_layer_gpu},
 #endif
 };

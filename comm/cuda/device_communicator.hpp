@@ -92,7 +92,8 @@ class DeviceCommunicator {
   void all_to_all_v(const T* send, std::span<const int64_t> send_counts, T* recv,
                     std::span<const int64_t> recv_counts, cudaStream_t stream) {
     static_assert(std::is_trivially_copyable_v<T>);
-    all_to_all_bytes(as_bytes(send), send_counts, as_bytes(recv), recv_counts, bytes<T>(1), stream);
+    all_to_all_bytes(as_bytes(send), send_counts, as_bytes(recv), recv_counts, bytes<T>(1), true,
+                     stream);
   }
 
   /// Collective, on the host: send_counts[r] rows go to rank r; `rows` (device memory, by rank)
@@ -115,7 +116,7 @@ class DeviceCommunicator {
                    cudaStream_t stream) {
     static_assert(std::is_trivially_copyable_v<T>);
     all_to_all_bytes(as_bytes(results), plan.recv_counts, as_bytes(returned), plan.send_counts,
-                     bytes<T>(width), stream);
+                     bytes<T>(width), true, stream);
   }
 
   /// Local: the host waits until `stream` has done all it was given.
@@ -169,7 +170,7 @@ class DeviceCommunicator {
   void all_gather_bytes(const std::byte* send, int64_t count, std::byte* recv, cudaStream_t stream);
   void all_to_all_bytes(const std::byte* send, std::span<const int64_t> send_counts,
                         std::byte* recv, std::span<const int64_t> recv_counts,
-                        int64_t element_bytes, cudaStream_t stream);
+                        int64_t element_bytes, bool copies_own, cudaStream_t stream);
   void exchange_row_bytes(const RowPlan& plan, const std::byte* table, int64_t row_bytes,
                           std::byte* received, cudaStream_t stream);
   void check_counts(std::span<const int64_t> counts, const char* what) const;

@@ -88,7 +88,8 @@ void DeviceCommunicator::check_counts(std::span<const int64_t> counts, const cha
 void DeviceCommunicator::all_to_all_bytes(const std::byte* send,
                                           std::span<const int64_t> send_counts, std::byte* recv,
                                           std::span<const int64_t> recv_counts,
-                                          int64_t element_bytes, cudaStream_t stream) {
+                                          int64_t element_bytes, bool copies_own,
+                                          cudaStream_t stream) {
   check_counts(send_counts, "all_to_all_v: send");
   check_counts(recv_counts, "all_to_all_v: recv");
   AIRMOE_CHECK(send_counts[rank()] == recv_counts[rank()],
@@ -104,7 +105,7 @@ void DeviceCommunicator::all_to_all_bytes(const std::byte* send,
     if (r < rank()) own_send += send_bytes_[r], own_recv += recv_bytes_[r];
     if (r != rank()) counted.sends(send_bytes_[r]);
   }
-  copy_on_device(recv + own_recv, send + own_send, send_bytes_[rank()], stream);
+  if (copies_own) copy_on_device(recv + own_recv, send + own_send, send_bytes_[rank()], stream);
   if (size() > 1) do_all_to_all(send, send_bytes_, recv, recv_bytes_, stream);
 }
 
@@ -124,9 +125,16 @@ RowPlan DeviceCommunicator::plan_rows(std::span<const int64_t> send_counts, cons
 void DeviceCommunicator::exchange_row_bytes(const RowPlan& plan, const std::byte* table,
                                             int64_t row_bytes, std::byte* received,
                                             cudaStream_t stream) {
+  const auto before = [&](const std::vector<int64_t>& counts) {
+    return std::accumulate(counts.begin(), counts.begin() + rank(), int64_t{0});
+  };
+  const int64_t own = before(plan.send_counts);
   packed_.ensure(plan.sent * row_bytes);
-  pack_rows(table, plan.rows, plan.sent, row_bytes, packed_.data(), stream);
-  all_to_all_bytes(packed_.data(), plan.send_counts, received, plan.recv_counts, row_bytes, stream);
+  pack_rows(table, plan.rows, plan.sent, row_bytes, packed_.data(),
+            {own, own + plan.send_counts[rank()], received + before(plan.recv_counts) * row_bytes},
+            stream);
+  all_to_all_bytes(packed_.data(), plan.send_counts, received, plan.recv_counts, row_bytes, false,
+                   stream);
 }
 
 void DeviceCommunicator::wait(cudaStream_t stream) {

@@ -11,40 +11,47 @@ constexpr int64_t kMaxBlocks = 132 * 16;
 
 template <class Word>
 __global__ void pack_kernel(const Word* table, const int32_t* rows, int64_t count, int64_t words,
-                            Word* packed) {
+                            Word* packed, OwnRange own) {
   const int64_t all = count * words;
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < all; i += step) {
-    const int64_t row = i / words, word = i % words;
-    packed[i] = table[rows[row] * words + word];
+    const int64_t row = i / words, word = i - row * words;
+    const bool is_own = row >= own.begin && row < own.end;
+    Word* to =
+        is_own ? reinterpret_cast<Word*>(own.to) + (row - own.begin) * words : packed + row * words;
+    to[word] = table[rows[row] * words + word];
   }
 }
 
 template <class Word>
 void launch(const std::byte* table, const int32_t* rows, int64_t count, int64_t row_bytes,
-            std::byte* packed, cudaStream_t stream) {
+            std::byte* packed, const OwnRange& own, cudaStream_t stream) {
   const int64_t words = row_bytes / static_cast<int64_t>(sizeof(Word));
   const int64_t blocks = std::min(kMaxBlocks, (count * words + kThreads - 1) / kThreads);
   pack_kernel<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(
-      reinterpret_cast<const Word*>(table), rows, count, words, reinterpret_cast<Word*>(packed));
+      reinterpret_cast<const Word*>(table), rows, count, words, reinterpret_cast<Word*>(packed),
+      own);
   AIRMOE_CUDA_LAUNCHED();
 }
 
 }  // namespace
 
 void pack_rows(const std::byte* table, const int32_t* rows, int64_t count, int64_t row_bytes,
-               std::byte* packed, cudaStream_t stream) {
+               std::byte* packed, const OwnRange& own, cudaStream_t stream) {
   if (count * row_bytes == 0) return;
   const auto fits = [&](uintptr_t size) {
     return (reinterpret_cast<uintptr_t>(table) | reinterpret_cast<uintptr_t>(packed) |
-            static_cast<uintptr_t>(row_bytes)) %
+            reinterpret_cast<uintptr_t>(own.to) | static_cast<uintptr_t>(row_bytes)) %
                size ==
            0;
   };
-  if (fits(16)) return launch<uint4>(table, rows, count, row_bytes, packed, stream);
-  if (fits(4)) return launch<uint32_t>(table, rows, count, row_bytes, packed, stream);
-  if (fits(2)) return launch<uint16_t>(table, rows, count, row_bytes, packed, stream);
-  launch<uint8_t>(table, rows, count, row_bytes, packed, stream);
+  const auto run = [&](auto word) {
+    launch<decltype(word)>(table, rows, count, row_bytes, packed, own, stream);
+  };
+  if (fits(16)) return run(uint4{});
+  if (fits(4)) return run(uint32_t{});
+  if (fits(2)) return run(uint16_t{});
+  run(uint8_t{});
 }
 
 }  // namespace airmoe::comm::cuda

@@ -1,8 +1,12 @@
 #include "comm/cuda/src/nccl/nccl_communicator.hpp"
 
+#include <atomic>
+#include <cstdio>
 #include <cstring>
 #include <exception>
+#include <memory>
 #include <numeric>
+#include <thread>
 
 #include "comm/cuda/src/nccl_backend.hpp"
 #include "comm/src/mpi_check.hpp"
@@ -32,14 +36,42 @@ void exclusive_sums(std::span<const int64_t> counts, std::vector<int64_t>& sums)
   std::exclusive_scan(counts.begin(), counts.end(), sums.begin(), int64_t{0});
 }
 
+/// Collective: ncclCommInitRank, in a thread of its own, since it waits for the other ranks and
+/// cannot be called off. Where it does not end in time that thread is left behind; the run ends.
+ncclComm_t initialise(const ncclUniqueId& id, const WaitContext& context, int size,
+                      const char* phase) {
+  struct State {
+    ncclComm_t comm = nullptr;
+    ncclResult_t result = ncclSuccess;
+    std::atomic<bool> done = false;
+  };
+  const auto state = std::make_shared<State>();
+  int device = 0;
+  AIRMOE_CUDA(cudaGetDevice(&device));
+  std::thread([state, id, size, rank = context.rank, device] {
+    state->result = cudaSetDevice(device) == cudaSuccess
+                        ? ncclCommInitRank(&state->comm, size, id, rank)
+                        : ncclUnhandledCudaError;
+    state->done = true;
+  }).detach();
+  Deadline deadline(context);
+  while (!state->done) {
+    if (deadline.poll()) deadline.expire(phase, "ncclCommInitRank", "some rank (NCCL)");
+  }
+  if (state->result != ncclSuccess) {
+    fail(ExitCode::failure, "rank {}: phase {}: ncclCommInitRank: {} {}", context.rank, phase,
+         ncclGetErrorString(state->result), ncclGetLastError(nullptr));
+  }
+  return state->comm;
+}
+
 }  // namespace
 
 NcclCommunicator::NcclCommunicator(Communicator& host, double deadline_seconds)
     : DeviceCommunicator(host, deadline_seconds) {
   const ncclUniqueId id = share_unique_id();
-  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-  config.blocking = 0;
-  finish(ncclCommInitRankConfig(&comm_, size(), id, rank(), &config), "ncclCommInitRankConfig");
+  comm_ = initialise(id, {rank(), deadline_seconds}, size(), host.phase());
+  watch_.emplace(comm_, deadline_seconds);
 }
 
 NcclCommunicator::~NcclCommunicator() {
@@ -49,7 +81,7 @@ NcclCommunicator::~NcclCommunicator() {
     return;
   }
   try {
-    finish(ncclCommFinalize(comm_), "ncclCommFinalize");
+    call("ncclCommFinalize", [&] { return ncclCommFinalize(comm_); });
     ncclCommDestroy(comm_);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "[rank %d] %s\n", rank(), error.what());
@@ -74,18 +106,18 @@ ncclUniqueId NcclCommunicator::share_unique_id() {
   return message.id;
 }
 
-void NcclCommunicator::finish(ncclResult_t result, const char* call) {
-  if (result == ncclSuccess) return;
-  const WaitContext context{rank(), deadline_seconds()};
-  Deadline deadline(context);
-  while (result == ncclInProgress) {
-    const ncclResult_t status = ncclCommGetAsyncError(comm_, &result);
-    if (status != ncclSuccess) result = status;
-    if (result != ncclInProgress || !deadline.poll()) continue;
-    give_up();
-    deadline.expire(host().phase(), call, "some rank (NCCL)");
+template <class Body>
+void NcclCommunicator::call(const char* name, Body body) {
+  AIRMOE_CHECK(comm_ != nullptr, "{} after an error of NCCL", name);
+  watch_->begin();
+  const ncclResult_t result = body();
+  if (!watch_->end()) {
+    comm_ = nullptr;
+    fail(ExitCode::watchdog,
+         "rank {}: phase {}: {}: no answer from some rank (NCCL) within {:.3g} s", rank(),
+         host().phase(), name, deadline_seconds());
   }
-  if (result != ncclSuccess) fail_with(result, call);
+  if (result != ncclSuccess) fail_with(result, name);
 }
 
 void NcclCommunicator::fail_with(ncclResult_t result, const char* call) {
@@ -110,18 +142,21 @@ void NcclCommunicator::give_up() noexcept {
 }
 
 void NcclCommunicator::do_all_reduce(void* data, int64_t count, DType type, cudaStream_t stream) {
-  finish(ncclAllReduce(data, data, size_of_span(count), type_of(type), ncclSum, comm_, stream),
-         "ncclAllReduce");
+  call("ncclAllReduce", [&] {
+    return ncclAllReduce(data, data, size_of_span(count), type_of(type), ncclSum, comm_, stream);
+  });
 }
 
 void NcclCommunicator::do_broadcast(std::byte* data, int64_t bytes, int root, cudaStream_t stream) {
-  finish(ncclBroadcast(data, data, size_of_span(bytes), ncclInt8, root, comm_, stream),
-         "ncclBroadcast");
+  call("ncclBroadcast", [&] {
+    return ncclBroadcast(data, data, size_of_span(bytes), ncclInt8, root, comm_, stream);
+  });
 }
 
 void NcclCommunicator::do_all_gather(const std::byte* send, int64_t bytes, std::byte* recv,
                                      cudaStream_t stream) {
-  finish(ncclAllGather(send, recv, size_of_span(bytes), ncclInt8, comm_, stream), "ncclAllGather");
+  call("ncclAllGather",
+       [&] { return ncclAllGather(send, recv, size_of_span(bytes), ncclInt8, comm_, stream); });
 }
 
 void NcclCommunicator::do_all_to_all(const std::byte* send, std::span<const int64_t> send_bytes,
@@ -129,24 +164,25 @@ void NcclCommunicator::do_all_to_all(const std::byte* send, std::span<const int6
                                      cudaStream_t stream) {
   exclusive_sums(send_bytes, send_begin_);
   exclusive_sums(recv_bytes, recv_begin_);
-  const auto issue = [&](ncclResult_t result, const char* call) {
-    if (result != ncclSuccess && result != ncclInProgress) fail_with(result, call);
-  };
-  issue(ncclGroupStart(), "ncclGroupStart");
-  for (int i = 1; i < size(); ++i) {  // in another order on every rank
-    const int to = (rank() + i) % size(), from = (rank() + size() - i) % size();
-    if (send_bytes[to] > 0) {
-      issue(ncclSend(send + send_begin_[to], size_of_span(send_bytes[to]), ncclInt8, to, comm_,
-                     stream),
-            "ncclSend");
+  call("ncclSend and ncclRecv", [&] {
+    ncclResult_t result = ncclGroupStart();
+    const auto keep = [&](ncclResult_t r) {
+      if (result == ncclSuccess) result = r;
+    };
+    for (int i = 1; i < size(); ++i) {  // in another order on every rank
+      const int to = (rank() + i) % size(), from = (rank() + size() - i) % size();
+      if (send_bytes[to] > 0) {
+        keep(ncclSend(send + send_begin_[to], size_of_span(send_bytes[to]), ncclInt8, to, comm_,
+                      stream));
+      }
+      if (recv_bytes[from] > 0) {
+        keep(ncclRecv(recv + recv_begin_[from], size_of_span(recv_bytes[from]), ncclInt8, from,
+                      comm_, stream));
+      }
     }
-    if (recv_bytes[from] > 0) {
-      issue(ncclRecv(recv + recv_begin_[from], size_of_span(recv_bytes[from]), ncclInt8, from,
-                     comm_, stream),
-            "ncclRecv");
-    }
-  }
-  finish(ncclGroupEnd(), "ncclGroupEnd");
+    keep(ncclGroupEnd());
+    return result;
+  });
 }
 
 bool has_nccl() {

@@ -1,9 +1,12 @@
 #pragma once
 // The NCCL backend.
 
+#include <optional>
+
 #include <nccl.h>
 
 #include "comm/cuda/device_communicator.hpp"
+#include "comm/cuda/src/nccl/nccl_watch.hpp"
 
 namespace airmoe::comm::cuda {
 
@@ -27,12 +30,14 @@ class NcclCommunicator final : public DeviceCommunicator {
   void give_up() noexcept override;
 
   ncclUniqueId share_unique_id();
-  /// NCCL calls return before they have ended where they must wait for other ranks: polls until
-  /// this one has, up to the deadline.
-  void finish(ncclResult_t result, const char* call);
+  /// Makes the calls of `body`, which return when NCCL has put them on the stream, under the
+  /// deadline.
+  template <class Body>
+  void call(const char* name, Body body);
   [[noreturn]] void fail_with(ncclResult_t result, const char* call);
 
   ncclComm_t comm_ = nullptr;
+  std::optional<NcclWatch> watch_;
   std::vector<int64_t> send_begin_, recv_begin_;
 };
 
