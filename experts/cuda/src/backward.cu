@@ -1,6 +1,6 @@
 #include <cuda_bf16.h>
 
-#include "experts/cuda/dense_path.hpp"
+#include "experts/cuda/grouped_path.hpp"
 #include "experts/cuda/src/activation.cuh"
 #include "experts/cuda/src/pair_scores.cuh"
 
@@ -63,34 +63,32 @@ __global__ void __launch_bounds__(256)
 }
 
 template <ExpertActivation kActivation, class T>
-void unit_gradients(const DeviceExpertTable<T>& table, const PairTiles& tiles, const float* gate,
+void unit_gradients(const DeviceExpertTable<T>& table, const PairWork& work, const float* gate,
                     const float* saved, const T* d_y, int64_t d, const PairGradients& to,
                     cudaStream_t stream) {
   const int m = static_cast<int>(table.expert_dim);
   const UnitGradients<kActivation> gradients{gate, saved, to, m};
   if (m == 1) {
-    pair_scores(tiles, d_y, d, table.down, 1, gradients, stream);
+    pair_scores(work, d_y, d, table.down, 1, gradients, stream);
     return;
   }
-  pair_scores(tiles, d_y, d, table.down, m, Store{to.d_pre, m}, stream);
+  pair_scores(work, d_y, d, table.down, m, Store{to.d_pre, m}, stream);
   unit_gradients_kernel<kActivation>
-      <<<static_cast<unsigned>((tiles.pairs() + 255) / 256), 256, 0, stream>>>(gradients,
-                                                                               tiles.pairs());
+      <<<static_cast<unsigned>((work.tiles.pairs() + 255) / 256), 256, 0, stream>>>(
+          gradients, work.tiles.pairs());
   AIRMOE_CUDA_LAUNCHED();
 }
 
-}  // namespace
-
 template <class T>
-void backward_pairs(const DeviceExpertTable<T>& table, const PairTiles& tiles, const float* gate,
-                    const float* saved, const T* d_y, int64_t d, const PairGradients& gradients,
-                    cudaStream_t stream) {
+void backward(const DeviceExpertTable<T>& table, const PairWork& work, const float* gate,
+              const float* saved, const T* d_y, int64_t d, const PairGradients& gradients,
+              cudaStream_t stream) {
   if (d <= 0 || d % 8 != 0) {
     fail(ExitCode::config, "--dim {}: a device needs a multiple of 8", d);
   }
-  if (tiles.tokens.tokens == 0) return;
+  if (work.tiles.tokens.tokens == 0) return;
   const auto run = [&]<ExpertActivation kActivation>() {
-    unit_gradients<kActivation>(table, tiles, gate, saved, d_y, d, gradients, stream);
+    unit_gradients<kActivation>(table, work, gate, saved, d_y, d, gradients, stream);
   };
   switch (table.activation) {
     case ExpertActivation::gelu:
@@ -104,12 +102,38 @@ void backward_pairs(const DeviceExpertTable<T>& table, const PairTiles& tiles, c
   }
 }
 
+}  // namespace
+
+template <class T>
+void backward_pairs(const DeviceExpertTable<T>& table, const PairTiles& tiles, const float* gate,
+                    const float* saved, const T* d_y, int64_t d, const PairGradients& gradients,
+                    cudaStream_t stream) {
+  backward<T>(table, {tiles, nullptr}, gate, saved, d_y, d, gradients, stream);
+}
+
+template <class T>
+void backward_pairs_grouped(const DeviceExpertTable<T>& table, const PairTiles& tiles,
+                            const PairGroups& groups, const float* gate, const float* saved,
+                            const T* d_y, int64_t d, const PairGradients& gradients,
+                            cudaStream_t stream) {
+  backward<T>(table, {tiles, &groups}, gate, saved, d_y, d, gradients, stream);
+}
+
 template void backward_pairs<float>(const DeviceExpertTable<float>&, const PairTiles&, const float*,
                                     const float*, const float*, int64_t, const PairGradients&,
                                     cudaStream_t);
+template void backward_pairs_grouped<float>(const DeviceExpertTable<float>&, const PairTiles&,
+                                            const PairGroups&, const float*, const float*,
+                                            const float*, int64_t, const PairGradients&,
+                                            cudaStream_t);
 template void backward_pairs<__nv_bfloat16>(const DeviceExpertTable<__nv_bfloat16>&,
                                             const PairTiles&, const float*, const float*,
                                             const __nv_bfloat16*, int64_t, const PairGradients&,
                                             cudaStream_t);
+template void backward_pairs_grouped<__nv_bfloat16>(const DeviceExpertTable<__nv_bfloat16>&,
+                                                    const PairTiles&, const PairGroups&,
+                                                    const float*, const float*,
+                                                    const __nv_bfloat16*, int64_t,
+                                                    const PairGradients&, cudaStream_t);
 
 }  // namespace airmoe::experts::cuda

@@ -1,11 +1,13 @@
 #pragma once
 // Products of tokens with the rows of their selected candidates: for every pair p and unit j
 //   epilogue(p, j, <x(token(p)), table(row(p) * units + j)>)
-// on tensor cores by tiles (pair_scores_tiles.cuh), or pair by pair.
+// on tensor cores, by tiles (pair_scores_tiles.cuh) or by experts (pair_scores_groups.cuh), or pair
+// by pair.
 
 #include <algorithm>
 #include <type_traits>
 
+#include "experts/cuda/src/pair_scores_groups.cuh"
 #include "experts/cuda/src/pair_scores_tiles.cuh"
 
 namespace airmoe::experts::cuda {
@@ -41,15 +43,36 @@ __global__ void __launch_bounds__(kPairThreads)
   }
 }
 
+/// The selected pairs of a micro-batch.
+struct PairWork {
+  const PairTiles& tiles;
+  const PairGroups* groups = nullptr;  ///< when given, bf16 goes by experts
+};
+
 /// @param x      token order. Shape: [n, d]
 /// @param table  Shape: [rows * units, d]
 template <class T, class Epilogue>
-void pair_scores(const PairTiles& tiles, const T* x, int64_t d, const T* table, int64_t units,
+void pair_scores(const PairWork& work, const T* x, int64_t d, const T* table, int64_t units,
                  const Epilogue& epilogue, cudaStream_t stream) {
+  const PairTiles& tiles = work.tiles;
   const int dim = static_cast<int>(d), m = static_cast<int>(units);
   if constexpr (!std::is_same_v<T, float>) {
+    const int64_t most = airmoe::cuda::device_properties().shared_bytes_per_block;
+    const int64_t group_shared = GroupScoresShape::shared_bytes(d);
+    if (work.groups != nullptr && group_shared <= most) {
+      const auto kernel = pair_scores_groups_kernel<Epilogue>;
+      AIRMOE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                       static_cast<int>(group_shared)));
+      const int64_t blocks =
+          (work.groups->pairs + GroupScoresShape::kPairs - 1) / GroupScoresShape::kPairs;
+      kernel<<<static_cast<unsigned>(blocks), GroupScoresShape::kThreads,
+               static_cast<std::size_t>(group_shared), stream>>>(*work.groups, x, dim, table, m,
+                                                                 epilogue);
+      AIRMOE_CUDA_LAUNCHED();
+      return;
+    }
     const int64_t shared = ScoresShape::shared_bytes(d);
-    if (shared <= airmoe::cuda::device_properties().shared_bytes_per_block) {
+    if (shared <= most) {
       // Blocks of about four chunks of a tile's candidates: few enough to keep the tokens for a
       // while, many enough to fill the device.
       const int64_t chunks = tiles.width * units / ScoresShape::kRows;

@@ -22,8 +22,12 @@ struct ScoresShape {
   static constexpr int kTokenSlabBytes = airmoe::cuda::kTileTokens * kColumns * 2;
 
   static constexpr int64_t slabs(int64_t d) { return (d + kColumns - 1) / kColumns; }
+  /// Room for the selected products of 16 tokens and a warp's 16 candidates.
+  static constexpr int kSlots = 17;  // one more than needed: fewer bank conflicts
+  static constexpr int kWarpSlots = 16 * kSlots;
   static constexpr int64_t shared_bytes(int64_t d) {
-    return slabs(d) * kTokenSlabBytes + kStages * kStageBytes;
+    return slabs(d) * kTokenSlabBytes + kStages * kStageBytes +
+           kThreads / 32 * kWarpSlots * static_cast<int64_t>(sizeof(float));
   }
 };
 
@@ -115,6 +119,10 @@ __global__ void __launch_bounds__(ScoresShape::kThreads, 3)
 
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int halves = count > 16 ? 2 : 1;
+  const int shift = warp % 2 * 16;  // the warp's candidates in their word
+  float* const slots = reinterpret_cast<float*>(shared + slabs * Shape::kTokenSlabBytes +
+                                                Shape::kStages * Shape::kStageBytes) +
+                       warp * Shape::kWarpSlots;
   const auto emit = [&](int t, int pair_of_token, int unit, float value) {
     epilogue(static_cast<int64_t>(begin + t) * active + pair_of_token, unit, value);
   };
@@ -164,16 +172,15 @@ __global__ void __launch_bounds__(ScoresShape::kThreads, 3)
 #pragma unroll
       for (int e = 0; e < 8; ++e) {
         const int j = e / 4, upper = e / 2 % 2;
-        const int t = half * 16 + upper * 8 + lane / 4;
-        const int column = warp * 16 + j * 8 + lane % 4 * 2 + e % 2;  // of the chunk
         const float value = sum[half][j][e % 4];
+        const int column = j * 8 + lane % 4 * 2 + e % 2;  // of the warp's 16
         if constexpr (kOneUnit) {
-          const uint32_t bit = 1u << (column % 32);
-          if (word[half][upper] & bit) {
-            emit(t, before[half][upper] + __popc(word[half][upper] & (bit - 1)), 0, value);
-          }
+          const uint32_t mine = word[half][upper] >> shift & 0xffff, bit = 1u << column;
+          if (mine & bit)
+            slots[(upper * 8 + lane / 4) * Shape::kSlots + __popc(mine & (bit - 1))] = value;
         } else {
-          const int r = chunk * Shape::kRows + column;
+          const int t = half * 16 + upper * 8 + lane / 4;
+          const int r = chunk * Shape::kRows + warp * 16 + column;
           const int candidate = r / units;
           if (t >= count || candidate >= used) continue;
           const int m = candidate / 32 * 32 + t;
@@ -182,6 +189,20 @@ __global__ void __launch_bounds__(ScoresShape::kThreads, 3)
             emit(t, first[m] + __popc(selected & (bit - 1)), r % units, value);
           }
         }
+      }
+      if constexpr (kOneUnit) {  // the selected ones side by side: four lanes per token
+        __syncwarp();
+#pragma unroll
+        for (int upper = 0; upper < 2; ++upper) {
+          const uint32_t all = word[half][upper];
+          const int selected = __popc(all >> shift & 0xffff);
+          const int pair = before[half][upper] + __popc(all & ((1u << shift) - 1));
+          const int t = upper * 8 + lane / 4;
+          for (int k = lane % 4; k < selected; k += 4) {
+            emit(half * 16 + t, pair + k, 0, slots[t * Shape::kSlots + k]);
+          }
+        }
+        __syncwarp();
       }
 #pragma unroll
       for (auto& tile_sum : sum[half]) {

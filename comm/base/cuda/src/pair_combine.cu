@@ -7,8 +7,9 @@ namespace airmoe::cuda {
 namespace {
 
 constexpr int kSimtThreads = 128;
+constexpr int kSimtColumns = 2;  // per thread at a time
 
-/// One place per block, one column per thread: the specification, and what fp32 uses.
+/// One place per block, every thread has columns of its own: the specification, and what fp32 uses.
 template <class T>
 __global__ void __launch_bounds__(kSimtThreads)
     combine_places_kernel(PairTiles tiles, CombineTerms<T> terms, int d, float* __restrict__ out) {
@@ -20,21 +21,39 @@ __global__ void __launch_bounds__(kSimtThreads)
   const uint16_t* position = tiles.position + static_cast<int64_t>(place) * active;
   const int32_t* row = tiles.lists.row + tiles.tokens.tile_codeword[tile] * tiles.lists.length;
   float* const to = out + static_cast<int64_t>(tiles.tokens.token[place]) * d;
-  for (int column = threadIdx.x; column < d; column += kSimtThreads) {
-    float sum = 0;
+  __shared__ int table_row[kSimtThreads];
+  __shared__ float factor[kSimtThreads];
+  for (int first = 0; first < d; first += kSimtThreads * kSimtColumns) {
+    float sum[kSimtColumns] = {};
     for (int i = 0; i < terms.count; ++i) {
       const CombineTerm<T>& term = terms.term[i];
-      const int units = static_cast<int>(term.units);
-      const float* coefficient = term.coefficient + static_cast<int64_t>(place) * active * units;
-      for (int k = 0; k < active; ++k) {
-        const T* from = term.table + static_cast<int64_t>(row[position[k]]) * units * d + column;
-        for (int j = 0; j < units; ++j) {
-          sum = fmaf(coefficient[k * units + j],
-                     static_cast<float>(from[static_cast<int64_t>(j) * d]), sum);
+      const int units = static_cast<int>(term.units), items = active * units;
+      const float* coefficient = term.coefficient + static_cast<int64_t>(place) * items;
+      for (int base = 0; base < items; base += kSimtThreads) {
+        __syncthreads();
+        const int item = base + static_cast<int>(threadIdx.x);
+        if (item < items) {
+          table_row[threadIdx.x] = row[position[item / units]] * units + item % units;
+          factor[threadIdx.x] = coefficient[item];
+        }
+        __syncthreads();
+        const int count = min(kSimtThreads, items - base);
+#pragma unroll 4
+        for (int k = 0; k < count; ++k) {
+          const T* from = term.table + static_cast<int64_t>(table_row[k]) * d;
+#pragma unroll
+          for (int c = 0; c < kSimtColumns; ++c) {
+            const int column = first + c * kSimtThreads + static_cast<int>(threadIdx.x);
+            if (column < d) sum[c] = fmaf(factor[k], static_cast<float>(from[column]), sum[c]);
+          }
         }
       }
     }
-    to[column] = sum;
+#pragma unroll
+    for (int c = 0; c < kSimtColumns; ++c) {
+      const int column = first + c * kSimtThreads + static_cast<int>(threadIdx.x);
+      if (column < d) to[column] = sum[c];
+    }
   }
 }
 

@@ -8,12 +8,35 @@
 namespace airmoe::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 512;
 constexpr int kRun = 8;  // pairs that one thread handles in order: they share words
 constexpr int64_t kSharedLimit = 100 << 10;
 
 __device__ __forceinline__ uint32_t bits_below(uint32_t bit) {
   return (1u << bit) - 1;
+}
+
+/// Up to kRun neighbouring pairs of a place.
+struct Run {
+  int count;
+  uint32_t packed[kRun / 2];
+  __device__ __forceinline__ int operator[](int i) const {
+    return static_cast<int>(packed[i / 2] >> (i % 2 * 16) & 0xffff);
+  }
+};
+
+__device__ __forceinline__ Run load_run(const uint16_t* from, int active, int k0) {
+  Run run{min(kRun, active - k0), {}};
+  if (active % kRun == 0) {
+    const uint4 x = __ldg(reinterpret_cast<const uint4*>(from + k0));
+    run.packed[0] = x.x, run.packed[1] = x.y, run.packed[2] = x.z, run.packed[3] = x.w;
+    return run;
+  }
+#pragma unroll
+  for (int i = 0; i < kRun; ++i) {
+    if (i < run.count) run.packed[i / 2] |= static_cast<uint32_t>(from[k0 + i]) << (i % 2 * 16);
+  }
+  return run;
 }
 
 struct Output {
@@ -48,12 +71,13 @@ __global__ void __launch_bounds__(kThreads)
   __syncthreads();
   for (int item = threadIdx.x; item < count * runs; item += kThreads) {
     const int t = item / runs, k0 = item % runs * kRun;
-    const uint16_t* from = position + static_cast<int64_t>(begin + t) * active;
-    const int end = min(k0 + kRun, active);
-    int word = from[k0] / 32;
+    const Run run = load_run(position + static_cast<int64_t>(begin + t) * active, active, k0);
+    int word = run[0] / 32;
     uint32_t set = 0;
-    for (int k = k0; k < end; ++k) {
-      const int p = from[k];
+#pragma unroll
+    for (int i = 0; i < kRun; ++i) {
+      if (i >= run.count) break;
+      const int p = run[i];
       if (p / 32 != word) {
         atomicOr(bits + word, set);
         word = p / 32;
@@ -97,20 +121,22 @@ __global__ void __launch_bounds__(kThreads)
   for (int item = threadIdx.x; item < count * runs; item += kThreads) {
     const int t = item / runs, k0 = item % runs * kRun;
     const uint16_t* from = position + static_cast<int64_t>(begin + t) * active;
-    const int end = min(k0 + kRun, active);
+    const Run run = load_run(from, active, k0);
     int word = k0 == 0 ? -1 : number(from[k0 - 1]) / 32;  // first[] is written up to it
     uint32_t set = 0;
-    for (int k = k0; k < end; ++k) {
-      const int c = number(from[k]);
+#pragma unroll
+    for (int i = 0; i < kRun; ++i) {
+      if (i >= run.count) break;
+      const int c = number(run[i]);
       if (c / 32 != word) {
         if (set != 0) atomicOr(mask + word * 32 + t, set);
         set = 0;
-        while (word < c / 32) out.first[at + ++word * 32 + t] = static_cast<uint16_t>(k);
+        while (word < c / 32) out.first[at + ++word * 32 + t] = static_cast<uint16_t>(k0 + i);
       }
       set |= 1u << (c % 32);
     }
     atomicOr(mask + word * 32 + t, set);
-    if (end == active) {
+    if (k0 + run.count == active) {
       while (++word < padded / 32) out.first[at + word * 32 + t] = static_cast<uint16_t>(active);
     }
   }
