@@ -108,10 +108,13 @@ TEST(PairAccumulate, SumsIntegersExactly) {
 }
 
 TEST(PairAccumulate, SumsWideRowsAndManyUnits) {
-  for (const RoutedShape& shape : {kShapes[1], kShapes[3]}) {
+  for (const RoutedShape& shape : {kShapes[1], kShapes[2], kShapes[3]}) {
     expect_exact_sums<float>(shape, 264, {0, 0, 1}, {3, 1, 3});
     expect_exact_sums<__nv_bfloat16>(shape, 520, {0, 1}, {5, 5});
     expect_exact_sums<__nv_bfloat16>(shape, 8, {0, 1, 0}, {2, 2, 1});
+    expect_exact_sums<__nv_bfloat16>(shape, 136, {0, 0, 1}, {16, 1, 16});
+    expect_exact_sums<__nv_bfloat16>(shape, 72, {0, 1}, {9, 70});
+    expect_exact_sums<float>(shape, 72, {0, 1}, {9, 16});
   }
 }
 

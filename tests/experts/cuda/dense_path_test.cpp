@@ -1,13 +1,12 @@
 // Forward and backward of experts on a device against experts/reference.hpp in double precision, on
 // the very numbers that the device sees.
 
-#include "experts/cuda/dense_path.hpp"
-
 #include <gtest/gtest.h>
 
 #include "base/cuda/routed_case.hpp"
 #include "comm/base/cuda/pair_accumulate.hpp"
 #include "comm/base/cuda/pair_combine.hpp"
+#include "experts/cuda/grouped_path.hpp"
 #include "experts/reference.hpp"
 
 namespace airmoe::experts::cuda::testing {
@@ -52,11 +51,14 @@ struct Array {
   }
 };
 
+enum class Way { dense, grouped };
+
 template <class T>
-void expect_reference(const Shape& shape, double forward_bound, double backward_bound) {
-  SCOPED_TRACE(fmt::format("{} tokens, K {} of {}, d {}, m {}, activation {}", shape.routed.tokens,
-                           shape.routed.active, shape.routed.length, shape.d, shape.m,
-                           static_cast<int>(shape.activation)));
+void expect_reference(const Shape& shape, Way way, double forward_bound, double backward_bound) {
+  SCOPED_TRACE(fmt::format("{} tokens, K {} of {}, d {}, m {}, activation {}, {}",
+                           shape.routed.tokens, shape.routed.active, shape.routed.length, shape.d,
+                           shape.m, static_cast<int>(shape.activation),
+                           way == Way::dense ? "dense" : "grouped"));
   const Stream stream;
   const RoutedCase c(shape.routed);
   const DeviceCase device(c, stream);
@@ -74,31 +76,42 @@ void expect_reference(const Shape& shape, double forward_bound, double backward_
   if (table.gated()) table.gate_proj = gate_proj.device.data();
   airmoe::cuda::DevicePairTiles tiles;
   tiles.build(device.tokens(), device.lists(), device.position(), active, stream);
-  ExpertWorkspace workspace;
-  const std::vector<float> nothing(static_cast<std::size_t>(n * d), NAN);
-  y.upload(nothing, stream);
-  forward<T>(table, hidden.device.data(), d, tiles.view(), device_gate.data(), y.data(), nullptr,
-             workspace, stream);
-  const std::vector<float> unsaved = from_device(y, stream);
-  saved.ensure(pairs * table.saved_per_pair());
-  y.upload(nothing, stream);
-  forward<T>(table, hidden.device.data(), d, tiles.view(), device_gate.data(), y.data(),
-             saved.data(), workspace, stream);
-  EXPECT_EQ(from_device(y, stream), unsaved);
-
-  d_gate.ensure(pairs);
-  for (DeviceBuffer<float>* x : {&d_pre, &d_inner, &scaled}) x->ensure(pairs * m);
-  backward_pairs<T>(
-      table, tiles.view(), device_gate.data(), saved.data(), d_y.device.data(), d,
-      {d_gate.data(), d_pre.data(), table.gated() ? d_inner.data() : nullptr, scaled.data()},
-      stream);
-  std::vector<airmoe::cuda::CombineTerm<T>> combine = {{d_pre.data(), table.up, m}};
-  if (table.gated()) combine.push_back({d_inner.data(), table.gate_proj, m});
-  d_hidden.upload(nothing, stream);
-  airmoe::cuda::combine_pairs<T>(tiles.view(), combine, d, d_hidden.data(), stream);
   airmoe::cuda::DevicePairGrouping grouping;
   grouping.build(device.tokens(), device.lists(), device.position(), active, shape.routed.rows,
                  stream);
+  ExpertWorkspace workspace;
+  const auto run_forward = [&](float* keep) {
+    const std::vector<float> nothing(static_cast<std::size_t>(n * d), NAN);
+    y.upload(nothing, stream);
+    const T* const x = hidden.device.data();
+    const float* const weights = device_gate.data();
+    if (way == Way::dense) {
+      forward<T>(table, x, d, tiles.view(), weights, y.data(), keep, workspace, stream);
+    } else {
+      forward_grouped<T>(table, x, d, tiles.view(), grouping.view(), weights, y.data(), keep,
+                         workspace, stream);
+    }
+    return from_device(y, stream);
+  };
+  const std::vector<float> unsaved = run_forward(nullptr);
+  saved.ensure(pairs * table.saved_per_pair());
+  EXPECT_EQ(run_forward(saved.data()), unsaved);
+
+  d_gate.ensure(pairs);
+  for (DeviceBuffer<float>* x : {&d_pre, &d_inner, &scaled}) x->ensure(pairs * m);
+  const PairGradients to{d_gate.data(), d_pre.data(), table.gated() ? d_inner.data() : nullptr,
+                         scaled.data()};
+  if (way == Way::dense) {
+    backward_pairs<T>(table, tiles.view(), device_gate.data(), saved.data(), d_y.device.data(), d,
+                      to, stream);
+  } else {
+    backward_pairs_grouped<T>(table, tiles.view(), grouping.view(), device_gate.data(),
+                              saved.data(), d_y.device.data(), d, to, stream);
+  }
+  std::vector<airmoe::cuda::CombineTerm<T>> combine = {{d_pre.data(), table.up, m}};
+  if (table.gated()) combine.push_back({d_inner.data(), table.gate_proj, m});
+  d_hidden.upload(std::vector<float>(static_cast<std::size_t>(n * d), NAN), stream);
+  airmoe::cuda::combine_pairs<T>(tiles.view(), combine, d, d_hidden.data(), stream);
   DeviceBuffer<float> d_up, d_down, d_gate_proj;
   for (DeviceBuffer<float>* x : {&d_up, &d_down, &d_gate_proj}) {
     x->ensure(rows * d);
@@ -183,6 +196,10 @@ std::vector<Shape> shapes() {
                  1024,
                  1,
                  ExpertActivation::silu});
+  all.push_back({{.tokens = 300, .codewords = 4, .length = 20, .active = 4, .rows = 25},
+                 200,
+                 70,
+                 ExpertActivation::gelu});
   all.push_back({{.tokens = 37, .codewords = 5, .length = 6, .active = 2, .rows = 12},
                  64,
                  32,
@@ -192,18 +209,24 @@ std::vector<Shape> shapes() {
 
 // Sums of fp32 products in fp32: the bounds that the CPU path keeps.
 TEST(ExpertsOnDevice, MatchTheReferenceInFp32) {
-  for (const Shape& shape : shapes()) expect_reference<float>(shape, 1e-5, 1e-4);
+  for (const Shape& shape : shapes()) expect_reference<float>(shape, Way::dense, 1e-5, 1e-4);
+  expect_reference<float>(shapes().back(), Way::grouped, 1e-5, 1e-4);
 }
 
 // Inputs are exact in bf16. What differs are the coefficients of sums over pairs, rounded to bf16
 // (2^-9 each), in outputs and hidden gradients; sums and everything per pair are in fp32.
 TEST(ExpertsOnDevice, MatchTheReferenceInBf16) {
-  for (const Shape& shape : shapes()) expect_reference<__nv_bfloat16>(shape, 4e-3, 4e-3);
+  for (const Shape& shape : shapes()) {
+    for (const Way way : {Way::dense, Way::grouped}) {
+      expect_reference<__nv_bfloat16>(shape, way, 4e-3, 4e-3);
+    }
+  }
 }
 
 TEST(ExpertsOnDevice, NoTokensNoWork) {
   expect_reference<__nv_bfloat16>(
-      {{.tokens = 0, .codewords = 2, .length = 4, .active = 2, .rows = 8}, 64, 1}, 0, 0);
+      {{.tokens = 0, .codewords = 2, .length = 4, .active = 2, .rows = 8}, 64, 1}, Way::dense, 0,
+      0);
 }
 
 }  // namespace

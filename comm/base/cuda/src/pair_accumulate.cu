@@ -1,5 +1,6 @@
 #include "comm/base/cuda/pair_accumulate.hpp"
 #include "comm/base/cuda/src/pair_accumulate_kernels.cuh"
+#include "comm/base/cuda/src/pair_accumulate_units.cuh"
 
 namespace airmoe::cuda {
 namespace {
@@ -64,6 +65,31 @@ class Launcher {
   cudaStream_t stream_;
 };
 
+/// From so many units on, one product of a row's coefficients with its tokens beats reading the
+/// tokens once per four units.
+constexpr int64_t kTensorUnits = 8;
+
+void accumulate_units(const PairGroups& groups, const AccumulateTerm<__nv_bfloat16>& term,
+                      int64_t d, cudaStream_t stream) {
+  using Shape = AccumulateShape;
+  AIRMOE_CUDA(cudaFuncSetAttribute(
+      accumulate_units_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kSharedBytes));
+  const int64_t slabs = (d + Shape::kColumns - 1) / Shape::kColumns;
+  const int64_t parts = (term.units + Shape::kUnits - 1) / Shape::kUnits;
+  AIRMOE_CHECK(slabs * parts < 65536, "experts of {} hidden units and width {} are too large",
+               term.units, d);
+  const dim3 grid(static_cast<unsigned>(groups.rows), static_cast<unsigned>(slabs * parts));
+  accumulate_units_kernel<<<grid, Shape::kThreads, Shape::kSharedBytes, stream>>>(
+      groups, term.coefficient, term.source, term.gradient, static_cast<int>(term.units),
+      static_cast<int>(d), static_cast<int>(slabs));
+  AIRMOE_CUDA_LAUNCHED();
+}
+
+template <class T>
+bool on_tensor_cores(const AccumulateTerm<T>& term) {
+  return std::is_same_v<T, __nv_bfloat16> && term.units >= kTensorUnits;
+}
+
 template <class T>
 AccumulateJob job_of(const AccumulateTerm<T>& term, int64_t unit, int64_t d) {
   return {term.coefficient + unit, term.gradient + unit * d, term.units};
@@ -100,16 +126,21 @@ void accumulate_pairs(const PairGroups& groups, std::span<const AccumulateTerm<T
     }
   }
 
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    for (const auto& term : terms) {
+      if (on_tensor_cores(term)) accumulate_units(groups, term, d, stream);
+    }
+  }
   // Else one source after the other, up to four jobs at a time.
   for (std::size_t i = 0; i < terms.size(); ++i) {
     bool done = false;
     for (std::size_t before = 0; before < i; ++before) {
-      done = done || terms[before].source == terms[i].source;
+      done = done || (terms[before].source == terms[i].source && !on_tensor_cores(terms[before]));
     }
-    if (done) continue;
+    if (done || on_tensor_cores(terms[i])) continue;
     int count = 0;
     for (std::size_t k = i; k < terms.size(); ++k) {
-      if (terms[k].source != terms[i].source) continue;
+      if (terms[k].source != terms[i].source || on_tensor_cores(terms[k])) continue;
       for (int64_t unit = 0; unit < terms[k].units; ++unit) {
         jobs[count++] = job_of(terms[k], unit, d);
         if (count < kMost) continue;
