@@ -1,5 +1,8 @@
 #include "scheduler/parameter.hpp"
 
+#include <algorithm>
+#include <thread>
+
 #include "comm/base/error.hpp"
 #include "comm/base/exact_sum.hpp"
 #include "comm/base/random.hpp"
@@ -98,8 +101,21 @@ void initialise_normal(Parameter& parameter, uint64_t seed, float stddev) {
   const RandomStream stream(seed, Purpose::parameter_init, static_cast<uint32_t>(key),
                             static_cast<uint32_t>(key >> 32));
   const int64_t begin = parameter.row_begin * parameter.row_size();
-  stream.fill_normal(parameter.value.data(), parameter.local_size(), static_cast<uint64_t>(begin),
-                     stddev);
+  // Values depend on their index only, so threads share the work; small arrays are not worth one.
+  constexpr int64_t kPart = int64_t{1} << 22;
+  const auto cores = static_cast<int64_t>(std::max(1u, std::thread::hardware_concurrency()));
+  const int64_t size = parameter.local_size();
+  const int64_t parts = std::clamp<int64_t>(size / kPart, 1, cores);
+  const BlockPartition over_threads{size, parts};
+  const auto fill = [&](int64_t part) {
+    const int64_t first = over_threads.begin(part);
+    stream.fill_normal(parameter.value.data() + first, over_threads.size(part),
+                       static_cast<uint64_t>(begin + first), stddev);
+  };
+  std::vector<std::thread> others;
+  for (int64_t part = 1; part < parts; ++part) others.emplace_back(fill, part);
+  fill(0);
+  for (std::thread& thread : others) thread.join();
 }
 
 }  // namespace airmoe::scheduler
