@@ -9,6 +9,7 @@
 namespace airmoe::scheduler::cuda {
 namespace {
 
+constexpr int64_t kStaticBytes = 1024;  // of shared memory, at most, beside a kept row
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 /// Largest value and sum of exp(value - largest).
@@ -48,59 +49,56 @@ __device__ Softmax row_merge(Softmax s) {
   return s;
 }
 
-/// Eight elements as they are in memory: kept between two passes over a row.
-template <class T>
-struct alignas(16) Octet {
-  T value[8];
-};
+constexpr float kLog2E = 1.4426950408889634f;
+
+/// Takes eight logits of which the first `valid` exist into s.
+__device__ __forceinline__ void add_octet(Softmax& s, float (&x)[8], int valid) {
+  if (valid < 8) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x[i] = i < valid ? x[i] : -kInfinity;
+  }
+  const float top = fmaxf(fmaxf(fmaxf(x[0], x[1]), fmaxf(x[2], x[3])),
+                          fmaxf(fmaxf(x[4], x[5]), fmaxf(x[6], x[7])));
+  if (top > s.top) {
+    s.sum *= exp2f((s.top - top) * kLog2E);
+    s.top = top;
+  }
+  if (s.top == -kInfinity) return;
+  const float shift = -s.top * kLog2E;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) s.sum += exp2f(fmaf(x[i], kLog2E, shift));
+}
+
+constexpr int block_threads(int warps_per_row) {
+  return warps_per_row == 1 ? 256 : warps_per_row * kWarp;
+}
 
 // Leaves the rows' losses and, with kTrain, the gradient of the logits in their place. kWarps > 1:
-// one block per row; 1: one warp per row. A thread keeps its first kHeld octets in registers, what
-// is behind them is read twice.
-template <class T, int kWarps, int kHeld, bool kTrain>
-__global__ void __launch_bounds__(kWarps == 1 ? 256 : kWarps * kWarp)
+// one block per row; 1: one warp per row. Between its two passes a row waits in shared memory
+// (`keep`) where it fits.
+template <class T, int kWarps, bool kTrain>
+__global__ void __launch_bounds__(block_threads(kWarps), 1536 / block_threads(kWarps))
     softmax_loss_kernel(T* __restrict__ logits, const int32_t* __restrict__ targets, int64_t rows,
-                        int vocab, int64_t ld, float loss_scale, double* __restrict__ row_loss) {
+                        int vocab, int64_t ld, float loss_scale, bool keep,
+                        double* __restrict__ row_loss) {
+  extern __shared__ __align__(16) unsigned char shared[];
   constexpr int kThreads = kWarps * kWarp;
   const int64_t row = kWarps == 1 ? blockIdx.x * int64_t{8} + threadIdx.x / kWarp : blockIdx.x;
   if (row >= rows) return;
   const int thread = threadIdx.x % kThreads;
   T* at = logits + row * ld;
+  T* kept = reinterpret_cast<T*>(shared) + (kWarps == 1 ? threadIdx.x / kWarp * ld : 0);
   const int target = targets[row];
   const bool valid = target >= 0 && target < vocab;
   const float at_target = valid ? static_cast<float>(at[target]) : 0.0f;
 
-  Octet<T> held[kHeld];
-#pragma unroll
-  for (int h = 0; h < kHeld; ++h) {
-    const int begin = (h * kThreads + thread) * 8;
-    if (begin < vocab) held[h] = *reinterpret_cast<const Octet<T>*>(at + begin);
-  }
   Softmax mine;
-  const auto add = [&](int begin, const T* octet) {
+#pragma unroll 4
+  for (int begin = thread * 8; begin < vocab; begin += kThreads * 8) {
     float x[8];
-    load8(octet, x);
-    float top = -kInfinity;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      if (begin + i >= vocab) x[i] = -kInfinity;
-      top = fmaxf(top, x[i]);
-    }
-    if (top > mine.top) {
-      mine.sum *= __expf(mine.top - top);
-      mine.top = top;
-    }
-    if (mine.top == -kInfinity) return;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) mine.sum += __expf(x[i] - mine.top);
-  };
-#pragma unroll
-  for (int h = 0; h < kHeld; ++h) {
-    const int begin = (h * kThreads + thread) * 8;
-    if (begin < vocab) add(begin, held[h].value);
-  }
-  for (int begin = (kHeld * kThreads + thread) * 8; begin < vocab; begin += kThreads * 8) {
-    add(begin, at + begin);
+    load8(at + begin, x);
+    if (kTrain && keep) store8(kept + begin, x);
+    add_octet(mine, x, vocab - begin);
   }
   const Softmax all = row_merge<kWarps>(mine);
   if (thread == 0) {
@@ -110,24 +108,17 @@ __global__ void __launch_bounds__(kWarps == 1 ? 256 : kWarps * kWarp)
   }
   if constexpr (kTrain) {
     const float scale = loss_scale / all.sum;
-    const auto store = [&](int begin, const T* octet) {
+    const float shift = -all.top * kLog2E;
+    for (int begin = thread * 8; begin < vocab; begin += kThreads * 8) {
       float x[8];
-      load8(octet, x);
+      load8(keep ? kept + begin : at + begin, x);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) x[i] = __expf(x[i] - all.top) * scale;
+      for (int i = 0; i < 8; ++i) x[i] = exp2f(fmaf(x[i], kLog2E, shift)) * scale;
       if (target >= begin && target < begin + 8) {
 #pragma unroll
         for (int i = 0; i < 8; ++i) x[i] -= begin + i == target ? loss_scale : 0.0f;
       }
       store8(at + begin, x);
-    };
-#pragma unroll
-    for (int h = 0; h < kHeld; ++h) {
-      const int begin = (h * kThreads + thread) * 8;
-      if (begin < vocab) store(begin, held[h].value);
-    }
-    for (int begin = (kHeld * kThreads + thread) * 8; begin < vocab; begin += kThreads * 8) {
-      store(begin, at + begin);
     }
   }
 }
@@ -150,16 +141,24 @@ __global__ void __launch_bounds__(1024)
 template <bool kTrain, class T>
 void softmax_loss(T* logits, const int32_t* targets, int64_t rows, int64_t vocab, int64_t ld,
                   float loss_scale, double* row_loss, cudaStream_t stream) {
-  const auto launch = [&](auto kernel, int64_t blocks, int threads) {
-    kernel<<<static_cast<unsigned>(blocks), threads, 0, stream>>>(
-        logits, targets, rows, static_cast<int>(vocab), ld, loss_scale, row_loss);
+  const auto launch = [&](auto kernel, int64_t blocks, int threads, int64_t rows_per_block) {
+    const int64_t bytes = rows_per_block * ld * static_cast<int64_t>(sizeof(T));
+    const bool keep =
+        kTrain && bytes <= airmoe::cuda::device_properties().shared_bytes_per_block - kStaticBytes;
+    if (bytes > (48 << 10) && keep) {
+      AIRMOE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                       static_cast<int>(bytes)));
+    }
+    kernel<<<static_cast<unsigned>(blocks), threads, keep ? static_cast<std::size_t>(bytes) : 0,
+             stream>>>(logits, targets, rows, static_cast<int>(vocab), ld, loss_scale, keep,
+                       row_loss);
   };
   if (vocab <= 1024) {
-    launch(softmax_loss_kernel<T, 1, 4, kTrain>, (rows + 7) / 8, 256);
+    launch(softmax_loss_kernel<T, 1, kTrain>, (rows + 7) / 8, 256, 8);
   } else if (vocab <= 8192) {
-    launch(softmax_loss_kernel<T, 8, 4, kTrain>, rows, 8 * kWarp);
+    launch(softmax_loss_kernel<T, 8, kTrain>, rows, 8 * kWarp, 1);
   } else {
-    launch(softmax_loss_kernel < T, 16, sizeof(T) == 2 ? 8 : 4, kTrain >, rows, 16 * kWarp);
+    launch(softmax_loss_kernel<T, 16, kTrain>, rows, 16 * kWarp, 1);
   }
   AIRMOE_CUDA_LAUNCHED();
 }
