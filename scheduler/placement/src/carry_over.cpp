@@ -1,5 +1,7 @@
 #include "scheduler/placement/carry_over.hpp"
 
+#include <algorithm>
+
 #include "comm/base/error.hpp"
 
 namespace airmoe::scheduler {
@@ -12,13 +14,18 @@ int64_t CarryOver::operator()(std::span<const int32_t> old_list, std::span<const
                "carry_over: {} homes for {} experts, lists of {} and {}, primary {} of {} ranks",
                home.size(), rank_of_expert_.size(), old_list.size(), new_list.size(), primary,
                ranks);
-  for (std::size_t j = 0; j < old_list.size(); ++j) rank_of_expert_[old_list[j]] = old_rank[j];
+  // Entries at the same place need no look-up.
+  const std::size_t both = std::min(old_list.size(), new_list.size());
+  const auto stayed = [&](std::size_t j) { return j < both && old_list[j] == new_list[j]; };
+  for (std::size_t j = 0; j < old_list.size(); ++j) {
+    if (!stayed(j)) rank_of_expert_[old_list[j]] = old_rank[j];
+  }
 
   in_cover_.ensure(ranks);
   in_cover_.fill(0);
   in_cover_[primary] = 1;
   for (std::size_t j = 0; j < new_list.size(); ++j) {
-    new_rank[j] = rank_of_expert_[new_list[j]];
+    new_rank[j] = stayed(j) ? old_rank[j] : rank_of_expert_[new_list[j]];
     if (new_rank[j] != kNone) in_cover_[new_rank[j]] = 1;
   }
   int64_t fresh = 0;
@@ -28,7 +35,9 @@ int64_t CarryOver::operator()(std::span<const int32_t> old_list, std::span<const
     new_rank[j] = static_cast<uint16_t>(in_cover_[owner] ? owner : primary);
     ++fresh;
   }
-  for (const int32_t expert : old_list) rank_of_expert_[expert] = kNone;
+  for (std::size_t j = 0; j < old_list.size(); ++j) {
+    if (!stayed(j)) rank_of_expert_[old_list[j]] = kNone;
+  }
   return fresh;
 }
 

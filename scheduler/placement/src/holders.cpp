@@ -17,6 +17,7 @@ Holders::Holders(std::span<const int32_t> uses, int ranks)
 
 void Holders::set_homes(std::span<const int32_t> home) {
   for (std::size_t e = 0; e < home.size(); ++e) {
+    if (has_homes_ && holder_[row_[e].begin].rank == home[e]) continue;
     Row& row = row_[e];
     Holder* list = holder_.data() + row.begin;
     if (has_homes_ && list[0].uses == 0) {

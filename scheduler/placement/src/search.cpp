@@ -74,7 +74,7 @@ double Search::bytes() const {
 void Search::place_all(Buffer<uint16_t> ranks) {
   rank_ = std::move(ranks);
   std::vector<int64_t> begin(load_.size() + 1), entries(load_.size());
-  std::vector<int32_t> experts;
+  Buffer<int32_t> experts;
   for (const bool fill : {false, true}) {
     for (int64_t p = 0; p < parts_.count(); ++p) {
       const uint16_t* at = rank_.data() + p * input_.length;
@@ -94,13 +94,13 @@ void Search::place_all(Buffer<uint16_t> ranks) {
     }
     if (!fill) {
       std::partial_sum(begin.begin(), begin.end(), begin.begin());
-      experts.resize(static_cast<std::size_t>(begin.back()));
+      experts.ensure(begin.back());
     }
   }
   // Filling moved every begin to the next one's place.
   std::copy_backward(begin.begin(), begin.end() - 1, begin.end());
   begin[0] = 0;
-  holders_.use_all(experts, begin);
+  holders_.use_all(experts.span(), begin);
 }
 
 void Search::place_as(int64_t part, std::span<const uint16_t> ranks) {
