@@ -49,17 +49,19 @@ struct Store {
   }
 };
 
-/// For m > 1: d_pre holds the gradients of hidden units.
+/// For m > 1: d_pre holds the gradients of hidden units. `lanes` threads, a power of two up to 32,
+/// share a pair.
 template <ExpertActivation kActivation>
-__global__ void __launch_bounds__(256)
-    unit_gradients_kernel(UnitGradients<kActivation> gradients, int64_t pairs) {
-  const int64_t pair = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (pair >= pairs) return;
+__global__ void __launch_bounds__(kPairThreads)
+    unit_gradients_kernel(UnitGradients<kActivation> gradients, int64_t pairs, int lanes) {
+  const int64_t thread = static_cast<int64_t>(blockIdx.x) * kPairThreads + threadIdx.x;
+  const int64_t pair = thread / lanes;
   float sum = 0;
-  for (int j = 0; j < gradients.m; ++j) {
+  for (int j = static_cast<int>(thread % lanes); pair < pairs && j < gradients.m; j += lanes) {
     sum += gradients.unit(pair, j, gradients.to.d_pre[pair * gradients.m + j]);
   }
-  gradients.to.d_gate[pair] = sum;
+  for (int step = lanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+  if (pair < pairs && thread % lanes == 0) gradients.to.d_gate[pair] = sum;
 }
 
 template <ExpertActivation kActivation, class T>
@@ -73,9 +75,12 @@ void unit_gradients(const DeviceExpertTable<T>& table, const PairWork& work, con
     return;
   }
   pair_scores(work, d_y, d, table.down, m, Store{to.d_pre, m}, stream);
+  int lanes = 1;
+  while (lanes < m && lanes < 32) lanes *= 2;
+  const int64_t threads = work.tiles.pairs() * lanes;
   unit_gradients_kernel<kActivation>
-      <<<static_cast<unsigned>((work.tiles.pairs() + 255) / 256), 256, 0, stream>>>(
-          gradients, work.tiles.pairs());
+      <<<static_cast<unsigned>((threads + kPairThreads - 1) / kPairThreads), kPairThreads, 0,
+         stream>>>(gradients, work.tiles.pairs(), lanes);
   AIRMOE_CUDA_LAUNCHED();
 }
 

@@ -72,7 +72,7 @@ void pair_scores(const PairWork& work, const T* x, int64_t d, const T* table, in
       return;
     }
     const int64_t shared = ScoresShape::shared_bytes(d);
-    if (shared <= most) {
+    if (shared <= most && tiles.width * units < Divider::kLimit) {
       // Blocks of about four chunks of a tile's candidates: few enough to keep the tokens for a
       // while, many enough to fill the device.
       const int64_t chunks = tiles.width * units / ScoresShape::kRows;
@@ -82,8 +82,8 @@ void pair_scores(const PairWork& work, const T* x, int64_t d, const T* table, in
       AIRMOE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                        static_cast<int>(shared)));
       kernel<<<static_cast<unsigned>(tiles.tokens.tile_limit * splits), ScoresShape::kThreads,
-               static_cast<std::size_t>(shared), stream>>>(tiles, x, dim, table, m, splits,
-                                                           epilogue);
+               static_cast<std::size_t>(shared), stream>>>(tiles, x, dim, table, Divider(units),
+                                                           splits, epilogue);
       AIRMOE_CUDA_LAUNCHED();
       return;
     }

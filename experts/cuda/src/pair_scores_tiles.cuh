@@ -6,11 +6,13 @@
 
 #include <cuda_bf16.h>
 
+#include "comm/base/cuda/divider.hpp"
 #include "comm/base/cuda/mma.cuh"
 #include "comm/base/cuda/pair_tiles.hpp"
 
 namespace airmoe::experts::cuda {
 
+using airmoe::cuda::Divider;
 using airmoe::cuda::PairTiles;
 
 struct ScoresShape {
@@ -37,14 +39,14 @@ template <bool kOneUnit, class Epilogue>
 __global__ void __launch_bounds__(ScoresShape::kThreads, 3)
     pair_scores_tiles_kernel(const __grid_constant__ PairTiles tiles,
                              const __nv_bfloat16* __restrict__ x, int d,
-                             const __nv_bfloat16* __restrict__ table, int units, int splits,
-                             const __grid_constant__ Epilogue epilogue) {
+                             const __nv_bfloat16* __restrict__ table, const Divider units,
+                             int splits, const __grid_constant__ Epilogue epilogue) {
   using Shape = ScoresShape;
   using namespace airmoe::cuda;
   const int tile = blockIdx.x / splits, split = static_cast<int>(blockIdx.x) % splits;
   if (tile >= *tiles.tokens.tiles) return;
   const int used = tiles.used[tile];
-  const int chunks = ((kOneUnit ? used : used * units) + Shape::kRows - 1) / Shape::kRows;
+  const int chunks = ((kOneUnit ? used : used * units.divisor()) + Shape::kRows - 1) / Shape::kRows;
   const int first_chunk = chunks * split / splits;
   const int slabs = static_cast<int>(Shape::slabs(d));
   const int total = (chunks * (split + 1) / splits - first_chunk) * slabs;
@@ -72,7 +74,8 @@ __global__ void __launch_bounds__(ScoresShape::kThreads, 3)
       if constexpr (kOneUnit) {
         id[i] = rows[r];
       } else {
-        if (r / units < used) id[i] = rows[r / units] * units + r % units;
+        const int candidate = units.divide(r);
+        if (candidate < used) id[i] = rows[candidate] * units.divisor() + units.remainder(r);
       }
     }
   };
@@ -181,12 +184,12 @@ __global__ void __launch_bounds__(ScoresShape::kThreads, 3)
         } else {
           const int t = half * 16 + upper * 8 + lane / 4;
           const int r = chunk * Shape::kRows + warp * 16 + column;
-          const int candidate = r / units;
+          const int candidate = units.divide(r);
           if (t >= count || candidate >= used) continue;
           const int m = candidate / 32 * 32 + t;
           const uint32_t selected = mask[m], bit = 1u << (candidate % 32);
           if (selected & bit) {
-            emit(t, first[m] + __popc(selected & (bit - 1)), r % units, value);
+            emit(t, first[m] + __popc(selected & (bit - 1)), units.remainder(r), value);
           }
         }
       }

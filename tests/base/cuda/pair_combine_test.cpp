@@ -134,6 +134,7 @@ TEST(PairCombine, SumsIntegersExactly) {
     expect_exact_sums<float>(shape, 136, {3, 1});
     expect_exact_sums<__nv_bfloat16>(shape, 136, {3, 1});
     expect_exact_sums<__nv_bfloat16>(shape, 64, {2, 2, 1});
+    expect_exact_sums<__nv_bfloat16>(shape, 64, {8, 1, 24});
   }
 }
 

@@ -88,10 +88,14 @@ void combine_pairs(const PairTiles& tiles, std::span<const CombineTerm<T>> terms
     fail(ExitCode::config, "--dim {}: a device needs a multiple of 8", d);
   }
   if (tiles.tokens.tokens == 0) return;
-  CombineTerms<T> copy{{}, static_cast<int>(terms.size())};
+  CombineTerms<T> copy{{}, {}, static_cast<int>(terms.size())};
   bool one_unit = true;
   for (std::size_t i = 0; i < terms.size(); ++i) {
     copy.term[i] = terms[i];
+    AIRMOE_CHECK(tiles.width * terms[i].units < Divider::kLimit,
+                 "{} candidates of {} hidden units are too many for a device", tiles.width,
+                 terms[i].units);
+    copy.units[i] = Divider(terms[i].units);
     one_unit = one_unit && terms[i].units == 1;
   }
   if constexpr (std::is_same_v<T, float>) {

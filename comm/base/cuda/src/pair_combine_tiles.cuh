@@ -6,6 +6,7 @@
 
 #include <cuda_bf16.h>
 
+#include "comm/base/cuda/divider.hpp"
 #include "comm/base/cuda/mma.cuh"
 #include "comm/base/cuda/pair_combine.hpp"
 
@@ -14,6 +15,7 @@ namespace airmoe::cuda {
 template <class T>
 struct CombineTerms {
   CombineTerm<T> term[kMaxCombineTerms];
+  Divider units[kMaxCombineTerms];
   int count = 0;
 };
 
@@ -97,8 +99,9 @@ __global__ void __launch_bounds__(CombineShape::kThreads, 3)
       if constexpr (kOneUnit) {
         id[i] = rows[r];
       } else {
-        const int units = static_cast<int>(terms.term[c.term].units);
-        if (r / units < used) id[i] = rows[r / units] * units + r % units;
+        const Divider& units = terms.units[c.term];
+        const int candidate = units.divide(r);
+        if (candidate < used) id[i] = rows[candidate] * units.divisor() + units.remainder(r);
       }
     }
   };
@@ -125,11 +128,14 @@ __global__ void __launch_bounds__(CombineShape::kThreads, 3)
   };
   const auto selected = [&](int index) {
     Selected s;
-    if (kOneUnit && index < total) {
-      const int i = (chunks.at(index).chunk * 2 + octet / 4) * 32 + token;
-      s.word = mask[i];
-      s.before = first[i];
-    }
+    if (index >= total) return s;
+    const CombineChunk c = chunks.at(index);
+    int candidate = c.chunk * Shape::kRows + octet * 8;
+    if constexpr (!kOneUnit) candidate = terms.units[c.term].divide(candidate);
+    if (candidate >= used) return s;
+    const int i = candidate / 32 * 32 + token;
+    s.word = mask[i];
+    s.before = first[i];
     return s;
   };
   const auto coefficients = [&](int index, const Selected& s, float(&value)[8]) {
@@ -137,28 +143,39 @@ __global__ void __launch_bounds__(CombineShape::kThreads, 3)
     for (float& x : value) x = 0;
     if (index >= total) return;
     const CombineChunk c = chunks.at(index);
-    if constexpr (kOneUnit) {
+    const float* const from = terms.term[c.term].coefficient;
+    const Divider& units = terms.units[c.term];
+    if (kOneUnit || units.divisor() == 1) {  // eight candidates
       const int shift = octet % 4 * 8;
       const uint32_t byte = s.word >> shift & 0xff;
-      const float* from = terms.term[c.term].coefficient + first_pair + s.before +
-                          __popc(s.word & ((1u << shift) - 1));
+      const float* here = from + first_pair + s.before + __popc(s.word & ((1u << shift) - 1));
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
-        if (byte >> j & 1) value[j] = __ldg(from + __popc(byte & ((1u << j) - 1)));
+        if (byte >> j & 1) value[j] = __ldg(here + __popc(byte & ((1u << j) - 1)));
       }
-    } else {
-      const int units = static_cast<int>(terms.term[c.term].units);
+      return;
+    }
+    const int r0 = c.chunk * Shape::kRows + octet * 8;
+    if (units.divisor() % 8 == 0) {  // eight units of one candidate
+      const uint32_t bit = 1u << (units.divide(r0) % 32);
+      if ((s.word & bit) == 0) return;
+      const int64_t pair = first_pair + s.before + __popc(s.word & (bit - 1));
+      const auto* here =
+          reinterpret_cast<const float4*>(from + pair * units.divisor() + units.remainder(r0));
+      const float4 low = __ldg(here), high = __ldg(here + 1);
+      value[0] = low.x, value[1] = low.y, value[2] = low.z, value[3] = low.w;
+      value[4] = high.x, value[5] = high.y, value[6] = high.z, value[7] = high.w;
+      return;
+    }
 #pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        const int r = c.chunk * Shape::kRows + octet * 8 + j;
-        const int candidate = r / units;
-        if (candidate >= used) continue;
-        const int i = candidate / 32 * 32 + token;
-        const uint32_t word = mask[i], bit = 1u << (candidate % 32);
-        if ((word & bit) == 0) continue;
-        const int64_t pair = first_pair + first[i] + __popc(word & (bit - 1));
-        value[j] = terms.term[c.term].coefficient[pair * units + r % units];
-      }
+    for (int j = 0; j < 8; ++j) {
+      const int candidate = units.divide(r0 + j);
+      if (candidate >= used) continue;
+      const int i = candidate / 32 * 32 + token;
+      const uint32_t word = mask[i], bit = 1u << (candidate % 32);
+      if ((word & bit) == 0) continue;
+      const int64_t pair = first_pair + first[i] + __popc(word & (bit - 1));
+      value[j] = from[pair * units.divisor() + units.remainder(r0 + j)];
     }
   };
   const auto store_coefficients = [&](int index, const float(&value)[8]) {

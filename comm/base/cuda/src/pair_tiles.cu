@@ -8,7 +8,7 @@
 namespace airmoe::cuda {
 namespace {
 
-constexpr int kThreads = 512;
+constexpr int kThreads = 256;
 constexpr int kRun = 8;  // pairs that one thread handles in order: they share words
 constexpr int64_t kSharedLimit = 100 << 10;
 
@@ -48,7 +48,7 @@ struct Output {
 
 /// One tile per block.
 /// @param mask_in_shared  the tile's mask is collected in shared memory, else where it belongs
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 6)
     pair_tiles_kernel(CodewordTokens tokens, DeviceLists lists,
                       const uint16_t* __restrict__ position, int active, int width,
                       bool mask_in_shared, Output out) {
