@@ -20,7 +20,7 @@ using scheduler::cuda::DeviceParameters;
 
 struct GpuLayerOptions {
   int64_t tokens = 8192, clusters = 512, repetitions = 30, warm_up = 5, seed = 1;
-  std::string type = "bf16", json;
+  std::string type = "bf16", path = "auto", json;
   scheduler::ModelConfig model;
 };
 
@@ -34,7 +34,8 @@ nlohmann::json bench(const GpuLayerOptions& o, comm::Communicator& comm) {
   scheduler::MoeLayer host(comm, o.model, 0, seed, set);
   DeviceParameters<T> parameters(set);
   const cuda::JitterTable jitter(stream);
-  DeviceMoeLayer<T> layer(host, seed, parameters, jitter, nullptr, stream);
+  DeviceMoeLayer<T> layer(host, seed, parameters, jitter, scheduler::parse_expert_path(o.path),
+                          nullptr, stream);
   parameters.upload(stream);
   layer.parameters_changed(stream);
 
@@ -76,9 +77,12 @@ nlohmann::json bench(const GpuLayerOptions& o, comm::Communicator& comm) {
     results[name] = {{"median_ms", t.median}, {"least_ms", t.least}, {"p90_ms", t.p90}};
     fmt::print("  {:<44}{:>10.4f} ms  (least {:.4f})\n", name, t.median, t.least);
   };
-  fmt::print("{}; {} tokens in {} clusters (synthetic), E {} K {} M {} G {} d {} m {}, {}\n",
-             cuda::device_properties().name, n, o.clusters, o.model.experts, o.model.active,
-             o.model.shortlist, o.model.codewords, d, o.model.expert_dim, o.type);
+  fmt::print(
+      "{}; {} tokens in {} clusters (synthetic), E {} K {} M {} G {} d {} m {}, {}, experts run "
+      "{}\n",
+      cuda::device_properties().name, n, o.clusters, o.model.experts, o.model.active,
+      o.model.shortlist, o.model.codewords, d, o.model.expert_dim, o.type,
+      scheduler::name_of(layer.last_path()));
   run("training forward", [&](int64_t) {
     next(false);
     forward();
@@ -111,6 +115,7 @@ nlohmann::json bench(const GpuLayerOptions& o, comm::Communicator& comm) {
           {"dim", d},
           {"expert_dim", o.model.expert_dim},
           {"compute_type", o.type},
+          {"expert_path", scheduler::name_of(layer.last_path())},
           {"device_bytes_peak", cuda::device_bytes_peak()},
           {"milliseconds", results}};
 }
@@ -137,7 +142,9 @@ ExitCode run_layer_gpu(int argc, char** argv) {
   add_count(options, "warm-up", o.warm_up, 0, "repetitions before those");
   add_count(options, "seed", o.seed, 0, "seed of the random data");
   namespace po = boost::program_options;
-  options.add_options()(
+  options.add_options()("expert-path",
+                        po::value(&o.path)->value_name("NAME")->default_value(o.path),
+                        "auto, dense or grouped")(
       "compute-type", po::value(&o.type)->value_name("NAME")->default_value(o.type), "bf16 or f32")(
       "json", po::value(&o.json)->value_name("FILE"), "write the results there too");
   comm::MpiEnvironment environment(&argc, &argv);

@@ -13,7 +13,8 @@
 #include "comm/base/cuda/pair_combine.hpp"
 #include "comm/base/cuda/pair_grouping.hpp"
 #include "comm/base/cuda/stream.hpp"
-#include "experts/cuda/dense_path.hpp"
+#include "experts/cuda/cost_model.hpp"
+#include "experts/cuda/grouped_path.hpp"
 #include "router/cuda/assign.hpp"
 #include "router/cuda/codebook.hpp"
 #include "router/cuda/order.hpp"
@@ -35,8 +36,8 @@ class DeviceMoeLayer : public DeviceMoeSlot<T> {
   /// Local: allocates. Keeps references. comm: nullptr on one rank. Memory beyond the parameters: E
   /// d unit centroids, and per token K (2 + 6 * 4) bytes of pairs.
   DeviceMoeLayer(MoeLayer& host, uint64_t seed, DeviceParameters<T>& parameters,
-                 const airmoe::cuda::JitterTable& jitter, comm::cuda::DeviceCommunicator* comm,
-                 cudaStream_t stream);
+                 const airmoe::cuda::JitterTable& jitter, experts::Path path,
+                 comm::cuda::DeviceCommunicator* comm, cudaStream_t stream);
 
   /// Local: what the next passes are about.
   void begin_micro_batch(const MicroBatch& batch) { batch_ = batch; }
@@ -48,6 +49,8 @@ class DeviceMoeLayer : public DeviceMoeSlot<T> {
   void finish_gradients(cudaStream_t stream);
   /// Collective, after parameters changed: projects centroids, shares values, drops lists.
   void parameters_changed(cudaStream_t stream);
+  /// The path that the last forward took.
+  experts::Path last_path() const { return path_taken_; }
   /// Device memory, complete once the stream has done what was put on it.
   StepNumbers* numbers() { return numbers_.data(); }
 
@@ -72,6 +75,8 @@ class DeviceMoeLayer : public DeviceMoeSlot<T> {
   void route(const T* hidden, cudaStream_t stream);
   void rebuild_evaluation_lists(cudaStream_t stream);
   double balance_slope() const;
+  experts::PathShape path_shape() const;
+  void group_pairs(cudaStream_t stream);
   experts::cuda::DeviceExpertTable<T> table() const;
   airmoe::cuda::SelectedPairs selected() const {
     return {config_.active, position_.data(), gate_.data()};
@@ -83,6 +88,7 @@ class DeviceMoeLayer : public DeviceMoeSlot<T> {
   uint64_t seed_;
   DeviceParameters<T>& parameters_;
   const airmoe::cuda::JitterTable& jitter_;
+  experts::Path path_, path_taken_ = experts::Path::dense;
   comm::cuda::DeviceCommunicator* comm_;
   MicroBatch batch_;
   ListState list_state_ = ListState::none;

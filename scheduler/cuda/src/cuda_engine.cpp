@@ -48,8 +48,8 @@ class CudaEngine : public Engine {
     std::vector<cuda::DeviceMoeSlot<T>*> slots(static_cast<std::size_t>(model.config().layers),
                                                nullptr);
     for (auto& host : model.moe_layers()) {
-      layers_.push_back(std::make_unique<DeviceMoeLayer<T>>(*host, config.seed, parameters_,
-                                                            jitter_, comm_.get(), stream_));
+      layers_.push_back(std::make_unique<DeviceMoeLayer<T>>(
+          *host, config.seed, parameters_, jitter_, config.expert_path, comm_.get(), stream_));
       slots[static_cast<std::size_t>(host->layer())] = layers_.back().get();
     }
     trunk_ = std::make_unique<DeviceTrunk<T>>(model.config(), model.parameters(), parameters_,

@@ -32,7 +32,7 @@ std::vector<X> to_host(const X* from, int64_t count, cudaStream_t stream) {
 
 template <class T>
 DeviceMoeLayer<T>::DeviceMoeLayer(MoeLayer& host, uint64_t seed, DeviceParameters<T>& parameters,
-                                  const airmoe::cuda::JitterTable& jitter,
+                                  const airmoe::cuda::JitterTable& jitter, experts::Path path,
                                   comm::cuda::DeviceCommunicator* comm, cudaStream_t stream)
     : host_(host),
       config_(host.config()),
@@ -40,6 +40,7 @@ DeviceMoeLayer<T>::DeviceMoeLayer(MoeLayer& host, uint64_t seed, DeviceParameter
       seed_(seed),
       parameters_(parameters),
       jitter_(jitter),
+      path_(path),
       comm_(comm),
       owned_(host.centroid().row_count),
       tables_(comm, parameters, config_.experts),
@@ -67,6 +68,29 @@ double DeviceMoeLayer<T>::balance_slope() const {
       static_cast<double>(batch_.range.global_tokens) * static_cast<double>(config_.active);
   return static_cast<double>(batch_.loss_scale) * config_.balance_weight *
          static_cast<double>(config_.experts) / selections;
+}
+
+// Of the whole micro-batch spread evenly over ranks and codewords: what is known without asking the
+// device.
+template <class T>
+experts::PathShape DeviceMoeLayer<T>::path_shape() const {
+  const auto tokens = static_cast<double>(batch_.range.global_tokens);
+  experts::PathShape shape;
+  shape.tokens = tokens / (several() ? comm_->size() : 1);
+  shape.tokens_per_codeword = std::max(1.0, tokens / static_cast<double>(config_.codewords));
+  shape.candidates = static_cast<double>(config_.shortlist);
+  shape.experts = static_cast<double>(config_.experts);
+  shape.active = static_cast<double>(config_.active);
+  shape.expert_dim = config_.expert_dim;
+  shape.dim = config_.dim;
+  shape.gated = gate_table_ >= 0;
+  return shape;
+}
+
+template <class T>
+void DeviceMoeLayer<T>::group_pairs(cudaStream_t stream) {
+  grouping_.build(order_.view(), lists_.view(), position_.data(), config_.active, config_.experts,
+                  stream);
 }
 
 template <class T>
@@ -209,8 +233,16 @@ void DeviceMoeLayer<T>::forward(const T* hidden, int64_t tokens, float* out, cud
     away_out_.ensure(tokens_ * config_.dim);
     y = away_out_.data();
   }
-  experts::cuda::forward(experts, hidden_, config_.dim, pair_tiles_.view(), gate_.data(), y,
-                         batch_.training ? saved_.data() : nullptr, experts_, stream);
+  float* saved = batch_.training ? saved_.data() : nullptr;
+  path_taken_ = experts::cuda::choose_device_path(path_, path_shape());
+  if (path_taken_ == experts::Path::grouped) {
+    group_pairs(stream);
+    experts::cuda::forward_grouped(experts, hidden_, config_.dim, pair_tiles_.view(),
+                                   grouping_.view(), gate_.data(), y, saved, experts_, stream);
+  } else {
+    experts::cuda::forward(experts, hidden_, config_.dim, pair_tiles_.view(), gate_.data(), y,
+                           saved, experts_, stream);
+  }
   if (several()) exchange_->give_back(y, config_.dim, out, stream);
   output_.ensure(home_tokens_ * config_.dim);
   AIRMOE_CUDA(
@@ -251,10 +283,16 @@ void DeviceMoeLayer<T>::backward(const T* d_out, float* d_hidden, cudaStream_t s
   for (DeviceBuffer<float>* one : {&d_gate_, &d_score_}) one->ensure(pairs);
   for (DeviceBuffer<float>* one : {&d_pre_, &scaled_}) one->ensure(pairs * m);
   if (experts.gated()) d_inner_.ensure(pairs * m);
-  experts::cuda::backward_pairs(
-      experts, pair_tiles_.view(), gate_.data(), saved_.data(), d_out, d,
-      {d_gate_.data(), d_pre_.data(), experts.gated() ? d_inner_.data() : nullptr, scaled_.data()},
-      stream);
+  const experts::cuda::PairGradients of_pairs{
+      d_gate_.data(), d_pre_.data(), experts.gated() ? d_inner_.data() : nullptr, scaled_.data()};
+  if (path_taken_ == experts::Path::grouped) {
+    experts::cuda::backward_pairs_grouped(experts, pair_tiles_.view(), grouping_.view(),
+                                          gate_.data(), saved_.data(), d_out, d, of_pairs, stream);
+  } else {
+    experts::cuda::backward_pairs(experts, pair_tiles_.view(), gate_.data(), saved_.data(), d_out,
+                                  d, of_pairs, stream);
+    group_pairs(stream);
+  }
   const double slope = balance_slope();
   if (slope != 0.0) {
     router::cuda::add_balance_gradient(lists_.view(), order_.view(), selected(), count_.data(),
@@ -270,8 +308,6 @@ void DeviceMoeLayer<T>::backward(const T* d_out, float* d_hidden, cudaStream_t s
                                  std::span(combine).first(experts.gated() ? 3 : 2), d,
                                  d_hidden_here, stream);
   if (several()) exchange_->give_back(d_hidden_here, d, d_hidden, stream);
-  grouping_.build(order_.view(), lists_.view(), position_.data(), config_.active, config_.experts,
-                  stream);
   std::array<AccumulateTerm<T>, 4> terms = {
       {{d_pre_.data(), hidden_, tables_.gradients(up_table_), m},
        {d_score_.data(), hidden_, tables_.gradients(unit_table_), 1},
