@@ -28,7 +28,7 @@ void rms_norm_forward(const float* x, const T* branch, const float* gain, float 
 template <class G, class T>
 void rms_norm_backward(const G* d_out, const float* x, const float* gain, const float* inverse,
                        int64_t n, int64_t d, const float* d_residual, float* d_x, T* d_x_copy,
-                       float* d_gain, ColumnSumWorkspace& workspace, cudaStream_t stream);
+                       float* d_gain, ColumnSums& columns, cudaStream_t stream);
 
 /// unit = (x - mean) * inverse; out = unit * gain + bias. A row of equal values gives unit 0 and
 /// inverse 0.
@@ -40,6 +40,6 @@ void layer_norm_forward(const float* x, const float* gain, const float* bias, in
 template <class T>
 void layer_norm_backward(const float* d_out, const T* unit, const float* gain, const float* inverse,
                          int64_t n, int64_t d, T* d_x, float* d_gain, float* d_bias,
-                         ColumnSumWorkspace& workspace, cudaStream_t stream);
+                         ColumnSums& columns, cudaStream_t stream);
 
 }  // namespace airmoe::scheduler::cuda

@@ -132,19 +132,18 @@ void layer_norm_forward(const float* x, const float* gain, const float* bias, in
 template <class T>
 void layer_norm_backward(const float* d_out, const T* unit, const float* gain, const float* inverse,
                          int64_t n, int64_t d, T* d_x, float* d_gain, float* d_bias,
-                         ColumnSumWorkspace& workspace, cudaStream_t stream) {
+                         ColumnSums& columns, cudaStream_t stream) {
   if (n == 0) return;
   const int64_t blocks = std::min(kColumnBlocks, (n + kWarpsPerBlock - 1) / kWarpsPerBlock);
-  workspace.partial.ensure(blocks * 2 * d);
-  float* partial = workspace.partial.data();
+  float* partial = columns.partial(blocks, 2 * d);
   with_chunks(d, [&](auto chunks) {
     layer_norm_backward_kernel<T, chunks.value>
         <<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(d_out, unit, gain, inverse, n, d,
                                                                  d_x, partial);
   });
   AIRMOE_CUDA_LAUNCHED();
-  add_column_sums(partial, blocks, d, 2 * d, d_gain, stream);
-  add_column_sums(partial + d, blocks, d, 2 * d, d_bias, stream);
+  columns.add(partial, blocks, d, 2 * d, d_gain, stream);
+  columns.add(partial + d, blocks, d, 2 * d, d_bias, stream);
 }
 
 template void layer_norm_forward(const float*, const float*, const float*, int64_t, int64_t, float*,
@@ -152,10 +151,9 @@ template void layer_norm_forward(const float*, const float*, const float*, int64
 template void layer_norm_forward(const float*, const float*, const float*, int64_t, int64_t,
                                  __nv_bfloat16*, float*, __nv_bfloat16*, cudaStream_t);
 template void layer_norm_backward(const float*, const float*, const float*, const float*, int64_t,
-                                  int64_t, float*, float*, float*, ColumnSumWorkspace&,
-                                  cudaStream_t);
+                                  int64_t, float*, float*, float*, ColumnSums&, cudaStream_t);
 template void layer_norm_backward(const float*, const __nv_bfloat16*, const float*, const float*,
-                                  int64_t, int64_t, __nv_bfloat16*, float*, float*,
-                                  ColumnSumWorkspace&, cudaStream_t);
+                                  int64_t, int64_t, __nv_bfloat16*, float*, float*, ColumnSums&,
+                                  cudaStream_t);
 
 }  // namespace airmoe::scheduler::cuda

@@ -113,17 +113,17 @@ void rms_norm_forward(const float* x, const T* branch, const float* gain, float 
 template <class G, class T>
 void rms_norm_backward(const G* d_out, const float* x, const float* gain, const float* inverse,
                        int64_t n, int64_t d, const float* d_residual, float* d_x, T* d_x_copy,
-                       float* d_gain, ColumnSumWorkspace& workspace, cudaStream_t stream) {
+                       float* d_gain, ColumnSums& columns, cudaStream_t stream) {
   if (n == 0) return;
   const int64_t blocks = std::min(kColumnBlocks, (n + kWarpsPerBlock - 1) / kWarpsPerBlock);
-  workspace.partial.ensure(blocks * d);
+  float* partial = columns.partial(blocks, d);
   with_chunks(d, [&](auto chunks) {
     rms_norm_backward_kernel<G, T, chunks.value>
         <<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(
-            d_out, x, gain, inverse, n, d, d_residual, d_x, d_x_copy, workspace.partial.data());
+            d_out, x, gain, inverse, n, d, d_residual, d_x, d_x_copy, partial);
   });
   AIRMOE_CUDA_LAUNCHED();
-  add_column_sums(workspace.partial.data(), blocks, d, d, d_gain, stream);
+  columns.add(partial, blocks, d, d, d_gain, stream);
 }
 
 template void rms_norm_forward(const float*, const float*, const float*, float, int64_t, int64_t,
@@ -131,13 +131,13 @@ template void rms_norm_forward(const float*, const float*, const float*, float, 
 template void rms_norm_forward(const float*, const __nv_bfloat16*, const float*, float, int64_t,
                                int64_t, float*, __nv_bfloat16*, float*, cudaStream_t);
 template void rms_norm_backward(const float*, const float*, const float*, const float*, int64_t,
-                                int64_t, const float*, float*, float*, float*, ColumnSumWorkspace&,
+                                int64_t, const float*, float*, float*, float*, ColumnSums&,
                                 cudaStream_t);
 template void rms_norm_backward(const float*, const float*, const float*, const float*, int64_t,
-                                int64_t, const float*, float*, __nv_bfloat16*, float*,
-                                ColumnSumWorkspace&, cudaStream_t);
+                                int64_t, const float*, float*, __nv_bfloat16*, float*, ColumnSums&,
+                                cudaStream_t);
 template void rms_norm_backward(const __nv_bfloat16*, const float*, const float*, const float*,
                                 int64_t, int64_t, const float*, float*, __nv_bfloat16*, float*,
-                                ColumnSumWorkspace&, cudaStream_t);
+                                ColumnSums&, cudaStream_t);
 
 }  // namespace airmoe::scheduler::cuda

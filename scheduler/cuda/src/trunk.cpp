@@ -54,6 +54,8 @@ void DeviceTrunk<T>::forward_backward(const int32_t* tokens, const int32_t* targ
   TrunkShared<T>& s = *shared_;
   const int64_t n = sequences * s.config.context, d = s.config.dim;
   s.reserve(n, true);
+  // Gains of two norms a layer, gain and bias of a LayerNorm per slot, gain of the final norm.
+  s.columns.collect(2 * s.config.layers + 2 * std::ssize(s.config.moe_layers) + 1, d);
   forward(tokens, sequences, stream);
   const CrossEntropyInput<T> input{
       n, d, s.config.vocab, s.last_normed.data(), s.embedding.compute, targets};
@@ -68,6 +70,7 @@ void DeviceTrunk<T>::forward_backward(const int32_t* tokens, const int32_t* targ
   }
   embedding_backward(tokens, s.d_stream.data(), n, s.config.vocab, d, s.embedding.gradient, s.embed,
                      stream);
+  s.columns.flush(stream);
 }
 
 template <class T>

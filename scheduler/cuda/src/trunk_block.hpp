@@ -63,7 +63,7 @@ struct TrunkShared {
 
   Gemm gemm;
   DeviceRope rope;
-  ColumnSumWorkspace columns;
+  ColumnSums columns;
   AttentionWorkspace attention;
   CrossEntropyWorkspace<T> cross_entropy;
   EmbeddingWorkspace embed;

@@ -79,7 +79,7 @@ void TrunkShared<T>::reserve(int64_t tokens, bool backward) {
 template <class T>
 int64_t TrunkShared<T>::bytes() const {
   int64_t bytes = attention.row_terms.capacity_bytes() + attention.partial.capacity_bytes() +
-                  columns.partial.capacity_bytes() + cross_entropy.logits.capacity_bytes() +
+                  columns.bytes() + cross_entropy.logits.capacity_bytes() +
                   cross_entropy.row_loss.capacity_bytes() + embed.partial.capacity_bytes() +
                   embed.sort.capacity_bytes();
   for (const auto* b : {&embed.key, &embed.sorted_key, &embed.index, &embed.sorted_index}) {

@@ -73,7 +73,7 @@ TYPED_TEST(TrunkOps, RmsNormForwardAddsTheBranch) {
 TYPED_TEST(TrunkOps, RmsNormBackward) {
   using T = TypeParam;
   const Stream stream;
-  ColumnSumWorkspace workspace;
+  ColumnSums columns;
   for (const auto& [n, d] : kRows) {
     const auto x = normal(n * d, 1.5f, 1), gain = normal(d, 1.0f, 3), start = normal(d, 1.0f, 4);
     const auto residual = normal(n * d, 0.3f, 5), g = rounded<T>(normal(n * d, 0.7f, 2));
@@ -89,7 +89,7 @@ TYPED_TEST(TrunkOps, RmsNormBackward) {
     DeviceBuffer<T> copy(n * d);
     rms_norm_backward(dg.data(), dx.data(), dgain.data(), dinverse.data(), n, d,
                       stream_gradient.data(), stream_gradient.data(), copy.data(),
-                      gain_gradient.data(), workspace, stream);
+                      gain_gradient.data(), columns, stream);
     const auto result = from_device<float>(stream_gradient, stream);
     EXPECT_LT(relative_distance(result, d_x), 1e-5) << n << " " << d;
     EXPECT_EQ(from_device<float>(copy, stream), rounded<T>(result));
@@ -100,7 +100,7 @@ TYPED_TEST(TrunkOps, RmsNormBackward) {
 TYPED_TEST(TrunkOps, LayerNormBothWays) {
   using T = TypeParam;
   const Stream stream;
-  ColumnSumWorkspace workspace;
+  ColumnSums columns;
   for (const auto& [n, d] : kRows) {
     auto x = normal(n * d, 1e-3f, 1);
     for (int64_t i = 0; i < d; ++i) x[static_cast<std::size_t>(i)] = 0.3f;  // a row of equal values
@@ -125,7 +125,7 @@ TYPED_TEST(TrunkOps, LayerNormBothWays) {
                                    view(d_x, d), d_gain.data(), d_bias.data());
     auto gain_gradient = to_device<float>(gain), bias_gradient = to_device<float>(bias);
     layer_norm_backward(dg.data(), dunit.data(), dgain.data(), dinverse.data(), n, d, dd_x.data(),
-                        gain_gradient.data(), bias_gradient.data(), workspace, stream);
+                        gain_gradient.data(), bias_gradient.data(), columns, stream);
     EXPECT_LT(relative_distance(from_device<float>(dd_x, stream), d_x), tolerance<T>()) << d;
     EXPECT_LT(relative_distance(from_device<float>(gain_gradient, stream), d_gain), 1e-5) << d;
     EXPECT_LT(relative_distance(from_device<float>(bias_gradient, stream), d_bias), 1e-5) << d;
@@ -320,7 +320,7 @@ TEST(TrunkOps, EmbeddingLeavesTokensOutsideOut) {
 TEST(TrunkOps, NothingHappensWithoutTokens) {
   const Stream stream;
   Gemm gemm;
-  ColumnSumWorkspace columns;
+  ColumnSums columns;
   EmbeddingWorkspace embed;
   CrossEntropyWorkspace<float> workspace;
   auto loss = to_device<double>(std::vector<double>{4});
