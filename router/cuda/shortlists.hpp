@@ -56,6 +56,7 @@ class DeviceShortlists {
   int64_t sample_ = 0;    // experts that a first threshold is taken from; 0: all are candidates
   int64_t row_elements_;  // elements of candidates_ per codeword
   int64_t chunk_;         // codewords at a time
+  bool warm_ = false;     // every codeword has a threshold
   airmoe::cuda::DeviceBuffer<int32_t> lists_;
   airmoe::cuda::DeviceBuffer<float> threshold_;  // NaN: none yet. Shape: [G]
   airmoe::cuda::DeviceBuffer<uint64_t> candidates_;

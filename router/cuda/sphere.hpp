@@ -10,7 +10,7 @@ namespace airmoe::router::cuda {
 
 /// unit(e) = centroid(e) / |centroid(e)|, rounded to float and then to T; inverse_norm[e] =
 /// 1 / |centroid(e)|; both zero for a row shorter than the smallest normal float. Norms in double
-/// precision. Throws Error naming --dim unless d is a multiple of 8.
+/// precision. Throws Error naming --dim unless d is a multiple of 8, at most 2048.
 /// Shapes: [rows, d], [rows, d], [rows]; device memory, rows 16-byte aligned. Asynchronous. Local.
 template <class T>
 void project_to_sphere(const float* centroid, int64_t rows, int64_t d, T* unit, float* inverse_norm,

@@ -8,7 +8,6 @@
 #include "comm/base/cuda/jitter.cuh"
 #include "comm/base/cuda/philox.cuh"
 #include "router/cuda/src/list_kernels.hpp"
-#include "router/cuda/src/order_key.cuh"
 
 namespace airmoe::router::cuda {
 
@@ -20,13 +19,13 @@ struct AppendShared {
   int32_t codeword[kListTile], count[kListTile], base[kListTile];
 };
 
-/// Rows of this block. A barrier must follow.
+/// Rows first_row .. of the task. A barrier must follow.
 template <class T>
-__device__ __forceinline__ void start_append(const ScoreTask<T>& task, int rows,
+__device__ __forceinline__ void start_append(const ScoreTask<T>& task, int first_row, int rows,
                                              AppendShared& shared) {
   const int r = threadIdx.x;
   if (r >= kListTile) return;
-  const int row = blockIdx.x * kListTile + r;
+  const int row = first_row + r;
   const int codeword = row < rows ? task.codeword[row] : -1;
   float threshold = __int_as_float(0x7FC00000);  // nothing reaches NaN
   if (codeword >= 0) {
@@ -40,17 +39,27 @@ __device__ __forceinline__ void start_append(const ScoreTask<T>& task, int rows,
   shared.count[r] = 0;
 }
 
-/// score[r][j]: row row_of(r) of the tile, index first_index + j, where first_index is a multiple of
-/// 8. All threads of the block.
+/// Without a branch: few scores of a thread are candidates, but some thread of a warp always has
+/// one.
+__device__ __forceinline__ void store_if(uint32_t condition, Candidate* to, float score,
+                                         int32_t id) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.u32 p, %0, 0;\n@p st.global.v2.b32 [%1], {%2, %3};\n}\n" ::"r"(
+          condition),
+      "l"(to), "r"(__float_as_uint(score)), "r"(id)
+      : "memory");
+}
+
+/// score[r][j]: row first_row + row_of(r), index first_index + j, where first_index is a multiple
+/// of eight. All threads of the block; a barrier must come before the next call.
 template <bool kJitter, class T, class RowOf>
 __device__ __forceinline__ void append_scores(float (&score)[8][8], const RowOf& row_of,
-                                              int64_t first_index, const ScoreTask<T>& task,
-                                              AppendShared& shared) {
+                                              int first_row, int64_t first_index,
+                                              const ScoreTask<T>& task, AppendShared& shared) {
   const int64_t first_expert = first_index * task.stride;
   const int64_t left = min(task.experts - first_expert, task.indices - first_index);
   const uint32_t usable = left >= 8 ? 0xFFu : left <= 0 ? 0u : (1u << left) - 1;
-  uint64_t all_hits = 0;  // a byte per row
-  int32_t offset[8];
+  uint32_t appended[8];  // which of a row's eight, and from bit 8 their place among the tile's
 #pragma unroll
   for (int r = 0; r < 8; ++r) {
     const int row = row_of(r);
@@ -69,6 +78,7 @@ __device__ __forceinline__ void append_scores(float (&score)[8][8], const RowOf&
 #pragma unroll
       for (int j = 0; j < 8; ++j) {  // eight loads under way at once; the others' go to one place
         const uint32_t draw = words[j / 2] >> (16 * (j % 2)) & 0xFFFFu;
+        if ((draw >> 15) != 0 && score[r][j] < threshold) hits &= ~(1u << j);  // falls further
         noise[j] = airmoe::cuda::jitter_of_draw(task.jitter, (hits >> j & 1) != 0 ? draw : 0);
       }
       uint32_t reached = 0;
@@ -79,30 +89,32 @@ __device__ __forceinline__ void append_scores(float (&score)[8][8], const RowOf&
       }
       hits &= reached;
     }
-    offset[r] = hits != 0 ? atomicAdd(shared.count + row, __popc(hits)) : 0;
-    all_hits |= static_cast<uint64_t>(hits) << (8 * r);
+    appended[r] = hits;
+    if (hits != 0) {
+      appended[r] |= static_cast<uint32_t>(atomicAdd(shared.count + row, __popc(hits))) << 8;
+    }
   }
   __syncthreads();
-  const int64_t first_row = blockIdx.x * int64_t{kListTile};
-  if (threadIdx.x < kListTile && shared.count[threadIdx.x] > 0) {
-    shared.base[threadIdx.x] =
-        atomicAdd(task.count + first_row + threadIdx.x, shared.count[threadIdx.x]);
+  if (threadIdx.x < kListTile) {
+    const int count = shared.count[threadIdx.x];
+    if (count > 0) {
+      shared.base[threadIdx.x] = atomicAdd(task.count + first_row + threadIdx.x, count);
+      shared.count[threadIdx.x] = 0;
+    }
   }
   __syncthreads();
 #pragma unroll
   for (int r = 0; r < 8; ++r) {
-    const uint32_t hits = static_cast<uint32_t>(all_hits >> (8 * r)) & 0xFFu;
-    if (hits == 0) continue;
     const int row = row_of(r);
-    Candidate* to = task.candidates + (first_row + row) * task.row_elements;
-    int slot = shared.base[row] + offset[r];
+    const int slot = shared.base[row] + static_cast<int>(appended[r] >> 8);
+    uint32_t hits = appended[r] & 0xFFu;
+    if (slot + __popc(hits) > static_cast<int>(task.capacity)) hits = 0;  // the row is lost anyway
+    Candidate* to = task.candidates + int64_t{first_row + row} * task.row_elements + slot;
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
-      if ((hits >> j & 1) == 0) continue;
-      if (slot < task.capacity) {
-        to[slot] = {order_key(score[r][j]), static_cast<int32_t>(first_expert) + j};
-      }
-      ++slot;
+      const uint32_t hit = hits >> j & 1;
+      store_if(hit, to, score[r][j], static_cast<int32_t>(first_expert) + j);
+      to += hit;
     }
   }
 }

@@ -11,34 +11,30 @@
 
 namespace airmoe::router::cuda {
 
-/// A score above the threshold of its codeword.
+/// A score that reached the threshold of its codeword.
 struct Candidate {
-  uint32_t key;  ///< order_key() of the score
-  int32_t id;    ///< expert
+  float score;
+  int32_t id;  ///< expert
 };
 
 /// Integers of a chunk in device memory. A row is a codeword of the chunk.
 struct ListWork {
   int32_t* rows;          ///< [1] rows in use
   int32_t* cold_rows;     ///< [1] of them without a threshold
-  int32_t* failed_rows;   ///< [1] of them to be searched exhaustively
-  int32_t* failed_total;  ///< [1] since the lists exist
+  int32_t* exhaustive;    ///< [1] lists searched exhaustively since they exist
   int32_t* codeword;      ///< [chunk] of a row
   int32_t* cold;          ///< [chunk] codewords
-  int32_t* failed;        ///< [chunk] codewords
   int32_t* count;         ///< [chunk] candidates of a row
   int32_t* sample_count;  ///< [chunk] candidates of a cold row
 
-  static constexpr int64_t size(int64_t chunk) { return 4 + 5 * chunk; }
+  static constexpr int64_t size(int64_t chunk) { return 4 + 4 * chunk; }
   ListWork(int32_t* data, int64_t chunk)
       : rows(data),
         cold_rows(data + 1),
-        failed_rows(data + 2),
-        failed_total(data + 3),
+        exhaustive(data + 2),
         codeword(data + 4),
         cold(codeword + chunk),
-        failed(cold + chunk),
-        count(failed + chunk),
+        count(cold + chunk),
         sample_count(count + chunk) {}
 };
 
@@ -55,7 +51,7 @@ struct ScoreTask {
   const float* threshold = nullptr;   ///< of a codeword; nullptr: everything but NaN is appended
   Candidate* candidates = nullptr;    ///< row r begins at r * row_elements
   int64_t row_elements = 0;
-  int64_t capacity = 0;      ///< what would come behind it is counted only
+  int64_t capacity = 0;      ///< of a row; what does not fit is counted only
   int32_t* count = nullptr;  ///< [rows] zero before
   bool jittered = false;
   airmoe::cuda::JitterKey jitter;
@@ -65,12 +61,10 @@ struct ScoreTask {
 void append_scores(const ScoreTask<float>& task, int64_t row_limit, cudaStream_t stream);
 void append_scores(const ScoreTask<__nv_bfloat16>& task, int64_t row_limit, cudaStream_t stream);
 
-/// How the candidates of a list are chosen.
+/// How a list is chosen from its candidates.
 struct ListShape {
-  int64_t codewords, experts, length;
-  int64_t capacity;      ///< candidates that a row holds
-  int64_t target;        ///< candidates that a threshold should let through
-  int64_t row_elements;  ///< candidates from one row to the next
+  int64_t experts, length;
+  int64_t target;  ///< candidates that a threshold should let through, >= length
 };
 
 /// Fills `work` for codewords first .. first + chunk - 1, or for these places of `which`, whose
@@ -81,15 +75,10 @@ void prepare_rows(const ListWork& work, int64_t first, int64_t chunk, int64_t co
 /// Thresholds of the cold rows from their samples: the rank-th largest.
 void pick_thresholds(const ListWork& work, int64_t chunk, const Candidate* samples,
                      int64_t row_elements, int64_t rank, float* threshold, cudaStream_t stream);
-/// Lists from candidates, ids ascending; rows with too few or too many of them to work.failed. The
-/// threshold moves to where it should have let `target` through.
-void select_lists(const ListWork& work, int64_t chunk, const ListShape& shape,
-                  const Candidate* candidates, float* threshold, int32_t* lists,
-                  cudaStream_t stream);
-/// Lists of the failed rows, from all scores; their thresholds are forgotten.
+/// Lists from the candidates that `task` has appended, ids ascending; where these are too few or
+/// too many, from all scores. Thresholds move to where they should have let `target` through.
 template <class T>
-void search_exhaustively(const ListWork& work, int64_t chunk, const ListShape& shape,
-                         const ScoreTask<T>& task, float* threshold, int32_t* lists,
-                         cudaStream_t stream);
+void select_lists(const ListWork& work, int64_t chunk, const ListShape& shape,
+                  const ScoreTask<T>& task, float* threshold, int32_t* lists, cudaStream_t stream);
 
 }  // namespace airmoe::router::cuda

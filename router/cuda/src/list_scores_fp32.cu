@@ -21,12 +21,13 @@ __global__ void __launch_bounds__(kListThreads, 2) scores_fp32_kernel(ScoreTask<
   __shared__ __align__(16) float b[2][kStep][kStride];
   __shared__ AppendShared shared;
   const int rows = *task.rows;
-  if (static_cast<int>(blockIdx.x) * kListTile >= rows) return;
-  start_append(task, rows, shared);
+  const int first_row = blockIdx.x * kListTile;
+  if (first_row >= rows) return;
+  start_append(task, first_row, rows, shared);
 
   const int tid = threadIdx.x, dim = static_cast<int>(task.dim);
   const int loaded = tid >> 1, part = (tid & 1) * 4;
-  const int row = blockIdx.x * kListTile + loaded;
+  const int row = first_row + loaded;
   const int64_t index = blockIdx.y * int64_t{kListTile} + loaded;
   const int64_t expert = (index >> 3) * 8 * task.stride + (index & 7);
   const float* a_row =
@@ -75,7 +76,7 @@ __global__ void __launch_bounds__(kListThreads, 2) scores_fp32_kernel(ScoreTask<
   }
   const int64_t first_index = blockIdx.y * int64_t{kListTile} + tx * 8;
   append_scores<kJitter>(
-      score, [&](int r) { return ty * 8 + r; }, first_index, task, shared);
+      score, [&](int r) { return ty * 8 + r; }, first_row, first_index, task, shared);
 }
 
 }  // namespace

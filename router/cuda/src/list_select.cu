@@ -5,6 +5,7 @@
 
 #include "comm/base/cuda/device.hpp"
 #include "router/cuda/src/block_select.cuh"
+#include "router/cuda/src/list_exhaustive.cuh"
 #include "router/cuda/src/list_kernels.hpp"
 #include "router/cuda/src/order_key.cuh"
 
@@ -36,7 +37,6 @@ __global__ void __launch_bounds__(kPrepareThreads)
   if (threadIdx.x == 0) {
     *work.rows = rows;
     *work.cold_rows = cold;
-    *work.failed_rows = 0;
   }
 }
 
@@ -50,7 +50,8 @@ __global__ void __launch_bounds__(kThreads)
   const uint32_t count = static_cast<uint32_t>(work.sample_count[row]);
   if (count < rank) return;  // NaN lets nothing through: an exhaustive search follows
   const Candidate* mine = samples + row * row_elements;
-  const Cut cut = Select::kth_largest([&](int64_t i) { return mine[i].key; }, count, rank, shared);
+  const Cut cut =
+      Select::kth_largest([&](int64_t i) { return order_key(mine[i].score); }, count, rank, shared);
   if (threadIdx.x == 0) threshold[work.cold[row]] = score_of_key(cut.key);
 }
 
@@ -70,31 +71,37 @@ struct Pair {
   }
 };
 
+template <class T>
 __global__ void __launch_bounds__(kThreads)
-    select_kernel(ListWork work, ListShape shape, const Candidate* candidates, float* threshold,
+    select_kernel(ListWork work, ListShape shape, ScoreTask<T> task, float* threshold,
                   int32_t* lists) {
   using Select = BlockSelect<kThreads>;
   using Scan = cub::BlockScan<Pair, kThreads>;
+  using Exhaustive = ExhaustiveList<T, kThreads>;
   __shared__ union {
     typename Select::Shared select;
     typename Scan::TempStorage scan;
+    typename Exhaustive::Shared exhaustive;
   } shared;
   extern __shared__ uint32_t bitmap[];  // experts above the cut, then those equal to it
   const int row = blockIdx.x;
   if (row >= *work.rows) return;
   const int codeword = work.codeword[row];
   const int64_t count = work.count[row];
-  if (count < shape.length || count > shape.capacity) {
+  int32_t* list = lists + codeword * shape.length;
+  if (count < shape.length || count > task.capacity) {
+    const float found = Exhaustive::write(codeword, shape, task, list,
+                                          reinterpret_cast<float*>(bitmap), shared.exhaustive);
     if (threadIdx.x == 0) {
-      work.failed[atomicAdd(work.failed_rows, 1)] = codeword;
-      atomicAdd(work.failed_total, 1);
+      threshold[codeword] = found;
+      atomicAdd(work.exhaustive, 1);
     }
     return;
   }
-  const Candidate* mine = candidates + row * shape.row_elements;
+  const Candidate* mine = task.candidates + row * task.row_elements;
   const uint32_t length = static_cast<uint32_t>(shape.length);
-  const Cut cut =
-      Select::kth_largest([&](int64_t i) { return mine[i].key; }, count, length, shared.select);
+  const Cut cut = Select::kth_largest([&](int64_t i) { return order_key(mine[i].score); }, count,
+                                      length, shared.select);
   if (threadIdx.x == 0) {
     threshold[codeword] =
         moved_threshold(threshold[codeword], score_of_key(cut.key), static_cast<float>(count),
@@ -102,7 +109,6 @@ __global__ void __launch_bounds__(kThreads)
   }
   __syncthreads();
 
-  int32_t* list = lists + codeword * shape.length;
   Pair before{0, 0};  // in ranges before this one
   const auto place = [&](const Pair& p) { return p.above + min(p.equal, cut.equal); };
   for (int64_t begin = 0; begin < shape.experts && place(before) < length; begin += kRangeExperts) {
@@ -115,8 +121,9 @@ __global__ void __launch_bounds__(kThreads)
     for (int64_t i = threadIdx.x; i < count; i += kThreads) {
       const Candidate c = mine[i];
       const int64_t at = c.id - begin;
-      if (c.key < cut.key || at < 0 || at >= range) continue;
-      atomicOr((c.key > cut.key ? above : equal) + at / 32, 1u << at % 32);
+      const uint32_t key = order_key(c.score);
+      if (key < cut.key || at < 0 || at >= range) continue;
+      atomicOr((key > cut.key ? above : equal) + at / 32, 1u << at % 32);
     }
     __syncthreads();
     const int first_word = min(static_cast<int>(threadIdx.x) * per_thread, words);
@@ -163,16 +170,23 @@ void pick_thresholds(const ListWork& work, int64_t chunk, const Candidate* sampl
   AIRMOE_CUDA_LAUNCHED();
 }
 
+template <class T>
 void select_lists(const ListWork& work, int64_t chunk, const ListShape& shape,
-                  const Candidate* candidates, float* threshold, int32_t* lists,
-                  cudaStream_t stream) {
+                  const ScoreTask<T>& task, float* threshold, int32_t* lists, cudaStream_t stream) {
   const int64_t words = (std::min(kRangeExperts, shape.experts) + 31) / 32;
-  const int bytes = static_cast<int>(2 * words * int64_t{sizeof(uint32_t)});
+  const int bytes = static_cast<int>(std::max(2 * words, task.dim) * int64_t{sizeof(uint32_t)});
   AIRMOE_CUDA(
-      cudaFuncSetAttribute(select_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-  select_kernel<<<static_cast<unsigned>(chunk), kThreads, static_cast<std::size_t>(bytes),
-                  stream>>>(work, shape, candidates, threshold, lists);
+      cudaFuncSetAttribute(select_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  select_kernel<T>
+      <<<static_cast<unsigned>(chunk), kThreads, static_cast<std::size_t>(bytes), stream>>>(
+          work, shape, task, threshold, lists);
   AIRMOE_CUDA_LAUNCHED();
 }
+
+template void select_lists<float>(const ListWork&, int64_t, const ListShape&,
+                                  const ScoreTask<float>&, float*, int32_t*, cudaStream_t);
+template void select_lists<__nv_bfloat16>(const ListWork&, int64_t, const ListShape&,
+                                          const ScoreTask<__nv_bfloat16>&, float*, int32_t*,
+                                          cudaStream_t);
 
 }  // namespace airmoe::router::cuda

@@ -88,9 +88,7 @@ void DeviceShortlists<T>::rebuild_rows(const T* codebook, const T* unit,
                                        const DeviceCodewords& which, cudaStream_t stream) {
   const ListWork work(work_.data(), chunk_);
   auto* candidates = reinterpret_cast<Candidate*>(candidates_.data());
-  const ListShape shape{
-      codewords_,   experts_, length_, capacity_, std::min(warm_target(length_), capacity_),
-      row_elements_};
+  const ListShape shape{experts_, length_, std::min(warm_target(length_), capacity_)};
   ScoreTask<T> task;
   task.codebook = codebook;
   task.unit = unit;
@@ -101,10 +99,12 @@ void DeviceShortlists<T>::rebuild_rows(const T* codebook, const T* unit,
   task.jittered = jitter.has_value() && jitter->stddev != 0.0f;
   if (task.jittered) task.jitter = *jitter;
 
+  const bool all = which.id == nullptr;
+  const bool sampled = sample_ > 0 && !(all && warm_);
   for (int64_t first = 0; first < codewords_; first += chunk_) {
     const int64_t rows = std::min(chunk_, codewords_ - first);
-    prepare_rows(work, first, rows, codewords_, which, sample_ > 0, threshold_.data(), stream);
-    if (sample_ > 0) {
+    prepare_rows(work, first, rows, codewords_, which, sampled, threshold_.data(), stream);
+    if (sampled) {
       task.indices = sample_;
       task.stride = std::max<int64_t>(1, experts_ / 8 / (sample_ / 8));
       task.codeword = work.cold;
@@ -124,16 +124,17 @@ void DeviceShortlists<T>::rebuild_rows(const T* codebook, const T* unit,
     task.capacity = capacity_;
     task.count = work.count;
     append_scores(task, rows, stream);
-    select_lists(work, rows, shape, candidates, threshold_.data(), lists_.data(), stream);
-    search_exhaustively(work, rows, shape, task, threshold_.data(), lists_.data(), stream);
+    select_lists(work, rows, shape, task, threshold_.data(), lists_.data(), stream);
   }
+  warm_ = warm_ || all;
 }
 
 template <class T>
 int64_t DeviceShortlists<T>::exhaustive_searches(cudaStream_t stream) const {
   int32_t total = 0;
+  const ListWork work(const_cast<int32_t*>(work_.data()), chunk_);
   AIRMOE_CUDA(
-      cudaMemcpyAsync(&total, work_.data() + 3, sizeof(total), cudaMemcpyDeviceToHost, stream));
+      cudaMemcpyAsync(&total, work.exhaustive, sizeof(total), cudaMemcpyDeviceToHost, stream));
   AIRMOE_CUDA(cudaStreamSynchronize(stream));
   return total;
 }

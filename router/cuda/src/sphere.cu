@@ -1,5 +1,7 @@
-// A group of eight lanes makes the norm of a row, then the warp writes its four rows one by one.
+// A warp has four rows. It brings them to shared memory, a group of eight lanes makes the norm of
+// each, and then the warp writes them one by one.
 
+#include <algorithm>
 #include <cfloat>
 
 #include "comm/base/cuda/device.hpp"
@@ -9,9 +11,11 @@
 namespace airmoe::router::cuda {
 namespace {
 
-constexpr int kThreads = 256;
 constexpr int kRowsPerWarp = 4;
-constexpr int kRowsPerBlock = kThreads / 32 * kRowsPerWarp;
+constexpr int kMostWarps = 8;
+constexpr int64_t kSharedBytes =
+    72 * 1024;               // three blocks fit a multiprocessor of sm_90, two sm_80
+constexpr int kPadding = 8;  // floats behind a row: neighbouring rows begin in other banks
 
 __device__ __forceinline__ void store(float* to, float4 x) {
   *reinterpret_cast<float4*>(to) = x;
@@ -26,89 +30,142 @@ __device__ __forceinline__ double inverse_of(double norm) {
   return norm < static_cast<double>(FLT_MIN) ? 0.0 : __ddiv_rn(1.0, norm);
 }
 
+/// The rows of this warp.
+struct WarpRows {
+  int64_t first;
+  int count;  ///< 0 to 4
+
+  __device__ explicit WarpRows(int64_t rows) {
+    const int64_t warp = blockIdx.x * int64_t{blockDim.x / 32} + threadIdx.x / 32;
+    first = warp * kRowsPerWarp;
+    count = static_cast<int>(max(int64_t{0}, min(rows - first, int64_t{kRowsPerWarp})));
+  }
+  /// Copies them to shared memory, d + kPadding floats from row to row.
+  __device__ void stage(const float* from, int d, float* to) const {
+    const int lane = threadIdx.x % 32;
+    for (int i = lane; i < d / 4; i += 32) {
+      float4 x[kRowsPerWarp];
+#pragma unroll
+      for (int r = 0; r < kRowsPerWarp; ++r) {
+        if (r < count) x[r] = *reinterpret_cast<const float4*>(from + (first + r) * d + i * 4);
+      }
+#pragma unroll
+      for (int r = 0; r < kRowsPerWarp; ++r) {
+        if (r < count) store(to + r * (d + kPadding) + i * 4, x[r]);
+      }
+    }
+  }
+};
+
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kMostWarps * 32)
     project_kernel(const float* __restrict__ centroid, int64_t rows, int d, T* __restrict__ unit,
                    float* __restrict__ inverse_norm) {
+  extern __shared__ __align__(16) float staged[];
+  const WarpRows mine(rows);
   const int lane = threadIdx.x % 32, group = lane / 8;
-  const int64_t first = blockIdx.x * int64_t{kRowsPerBlock} + threadIdx.x / 32 * kRowsPerWarp;
-  const int64_t mine = first + group;
-  const double norm = group_norm(centroid + mine * d, mine < rows ? d : 0, lane % 8);
-  const double inverse = inverse_of(norm);
-  if (mine < rows && lane % 8 == 0) inverse_norm[mine] = static_cast<float>(inverse);
-#pragma unroll
-  for (int r = 0; r < kRowsPerWarp; ++r) {
+  const int stride = d + kPadding;
+  float* x = staged + threadIdx.x / 32 * kRowsPerWarp * stride;
+  mine.stage(centroid, d, x);
+  __syncwarp();
+  const double inverse =
+      inverse_of(group_norm(x + group * stride, group < mine.count ? d : 0, lane % 8));
+  if (group < mine.count && lane % 8 == 0) {
+    inverse_norm[mine.first + group] = static_cast<float>(inverse);
+  }
+  for (int r = 0; r < mine.count; ++r) {
     const double scale = __shfl_sync(0xFFFFFFFFu, inverse, r * 8);
-    if (first + r >= rows) break;
-    const float4* from = reinterpret_cast<const float4*>(centroid + (first + r) * d);
-    T* to = unit + (first + r) * d;
+    T* to = unit + (mine.first + r) * d;
     for (int i = lane; i < d / 4; i += 32) {
-      const float4 x = from[i];
-      const float4 u = {scaled(x.x, scale), scaled(x.y, scale), scaled(x.z, scale),
-                        scaled(x.w, scale)};
+      const float4 v = *reinterpret_cast<const float4*>(x + r * stride + i * 4);
+      const float4 u = {scaled(v.x, scale), scaled(v.y, scale), scaled(v.z, scale),
+                        scaled(v.w, scale)};
       store(to + i * 4, scale == 0.0 ? float4{} : u);
     }
   }
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kMostWarps * 32)
     backward_kernel(float* __restrict__ gradient, const float* __restrict__ centroid,
                     const float* __restrict__ inverse_norm, int64_t rows, int d) {
+  extern __shared__ __align__(16) float staged[];
+  const WarpRows mine(rows);
   const int lane = threadIdx.x % 32, group = lane / 8;
-  const int64_t first = blockIdx.x * int64_t{kRowsPerBlock} + threadIdx.x / 32 * kRowsPerWarp;
-  const int64_t mine = first + group;
-  const int count = mine < rows ? d : 0;
-  const double inverse = inverse_of(group_norm(centroid + mine * d, count, lane % 8));
+  const int stride = d + kPadding;
+  float* u = staged + threadIdx.x / 32 * 2 * kRowsPerWarp * stride;
+  float* g = u + kRowsPerWarp * stride;
+  mine.stage(centroid, d, u);
+  mine.stage(gradient, d, g);
+  __syncwarp();
+  const int count = group < mine.count ? d : 0;
+  const double inverse = inverse_of(group_norm(u + group * stride, count, lane % 8));
   double sum = 0.0;
 #pragma unroll 4
   for (int k = lane % 8; k < count; k += 8) {
-    const float u = scaled(centroid[mine * d + k], inverse);
-    sum = __fma_rn(static_cast<double>(gradient[mine * d + k]), static_cast<double>(u), sum);
+    const float unit = scaled(u[group * stride + k], inverse);
+    u[group * stride + k] = unit;
+    sum = __fma_rn(static_cast<double>(g[group * stride + k]), static_cast<double>(unit), sum);
   }
   const float radial = static_cast<float>(add_chains(sum));
-#pragma unroll
-  for (int r = 0; r < kRowsPerWarp; ++r) {
-    const double scale = __shfl_sync(0xFFFFFFFFu, inverse, r * 8);
+  __syncwarp();
+  for (int r = 0; r < mine.count; ++r) {
     const float along = __shfl_sync(0xFFFFFFFFu, radial, r * 8);
-    if (first + r >= rows) break;
-    const float outer = inverse_norm[first + r];
-    const float4* from = reinterpret_cast<const float4*>(centroid + (first + r) * d);
-    float4* to = reinterpret_cast<float4*>(gradient + (first + r) * d);
-    const auto tangent = [&](float g, float x) {
-      return __fmul_rn(__fsub_rn(g, __fmul_rn(along, scaled(x, scale))), outer);
+    const float scale = inverse_norm[mine.first + r];
+    const auto tangent = [&](float gradient_k, float unit_k) {
+      return __fmul_rn(__fsub_rn(gradient_k, __fmul_rn(along, unit_k)), scale);
     };
+    float* to = gradient + (mine.first + r) * d;
     for (int i = lane; i < d / 4; i += 32) {
-      const float4 x = from[i], g = to[i];
-      to[i] = {tangent(g.x, x.x), tangent(g.y, x.y), tangent(g.z, x.z), tangent(g.w, x.w)};
+      const float4 y = *reinterpret_cast<const float4*>(u + r * stride + i * 4);
+      const float4 x = *reinterpret_cast<const float4*>(g + r * stride + i * 4);
+      store(to + i * 4,
+            {tangent(x.x, y.x), tangent(x.y, y.y), tangent(x.z, y.z), tangent(x.w, y.w)});
     }
   }
 }
 
-unsigned blocks_of(int64_t rows, int64_t d) {
-  if (d < 8 || d % 8 != 0) {
-    fail(ExitCode::config, "--dim {}: on a device it must be a multiple of 8", d);
+/// Blocks as large as shared memory allows for rows of d floats in `arrays` arrays.
+struct Launch {
+  unsigned blocks, threads;
+  std::size_t bytes;
+
+  Launch(int64_t rows, int64_t d, int64_t arrays) {
+    if (d < 8 || d % 8 != 0 || d > 2048) {
+      fail(ExitCode::config, "--dim {}: on a device it must be a multiple of 8, at most 2048", d);
+    }
+    const int64_t warp_bytes = arrays * kRowsPerWarp * (d + kPadding) * int64_t{sizeof(float)};
+    const int64_t warps = std::clamp<int64_t>(kSharedBytes / warp_bytes, 1, kMostWarps);
+    blocks = static_cast<unsigned>((rows + warps * kRowsPerWarp - 1) / (warps * kRowsPerWarp));
+    threads = static_cast<unsigned>(warps * 32);
+    bytes = static_cast<std::size_t>(warps * warp_bytes);
   }
-  return static_cast<unsigned>((rows + kRowsPerBlock - 1) / kRowsPerBlock);
-}
+  template <class Kernel>
+  void allow(Kernel kernel) const {
+    AIRMOE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                     static_cast<int>(bytes)));
+  }
+};
 
 }  // namespace
 
 template <class T>
 void project_to_sphere(const float* centroid, int64_t rows, int64_t d, T* unit, float* inverse_norm,
                        cudaStream_t stream) {
-  const unsigned blocks = blocks_of(rows, d);
+  const Launch launch(rows, d, 1);
   if (rows == 0) return;
-  project_kernel<<<blocks, kThreads, 0, stream>>>(centroid, rows, static_cast<int>(d), unit,
-                                                  inverse_norm);
+  launch.allow(project_kernel<T>);
+  project_kernel<T><<<launch.blocks, launch.threads, launch.bytes, stream>>>(
+      centroid, rows, static_cast<int>(d), unit, inverse_norm);
   AIRMOE_CUDA_LAUNCHED();
 }
 
 void project_to_sphere_backward(float* gradient, const float* centroid, const float* inverse_norm,
                                 int64_t rows, int64_t d, cudaStream_t stream) {
-  const unsigned blocks = blocks_of(rows, d);
+  const Launch launch(rows, d, 2);
   if (rows == 0) return;
-  backward_kernel<<<blocks, kThreads, 0, stream>>>(gradient, centroid, inverse_norm, rows,
-                                                   static_cast<int>(d));
+  launch.allow(backward_kernel);
+  backward_kernel<<<launch.blocks, launch.threads, launch.bytes, stream>>>(
+      gradient, centroid, inverse_norm, rows, static_cast<int>(d));
   AIRMOE_CUDA_LAUNCHED();
 }
 
