@@ -113,7 +113,8 @@ def draw_cover(rows, title):
             axes.plot(xs, ys, marker="o", markersize=3.5, label=name)
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
-        finish(axes, "copy budget (rows per rank over E / ranks)", y_label, title)
+        finish(axes, "copy budget (rows per rank over E / ranks)", y_label, "")
+    figure.suptitle(title, fontsize=10)
     figure.tight_layout()
     return figure
 

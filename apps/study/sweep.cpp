@@ -23,7 +23,7 @@ using scheduler::TrafficShape;
 
 namespace {
 
-constexpr double kBudgets[] = {1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64};
+constexpr double kBudgets[] = {1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128};
 
 double sum(const std::array<double, scheduler::kChannels>& bytes,
            std::initializer_list<Channel> channels) {
