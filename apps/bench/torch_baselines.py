@@ -292,24 +292,22 @@ def main():
                         for h in given.hidden])
     print(f"tokens of a codeword: {used.min().item()} to {used.max().item()}")
     timer = timing.Timer(options.repetitions, options.seconds, options.sets)
-    if "ceilings" in options.parts:
-        ceilings.measure(timer, options.experts, options.dim)
-    if "routing" in options.parts:
-        run_routing(options, timer, given)
-    if "rebuild" in options.parts:
-        run_rebuild(options, timer, given)
-    if "experts" in options.parts:
-        run_experts(options, timer, given)
-    if "layer" in options.parts:
-        run_layer(options, timer, given)
-    says = given.says
-    del given
-    if "model" in options.parts:
-        run_model(options, timer)
-    if options.json:
-        kept = {"benchmark": "torch_baselines", "device": name, "torch": torch.__version__,
-                "data": says, "options": vars(options), "results": timer.results}
-        pathlib.Path(options.json).write_text(json.dumps(kept, indent=1) + "\n")
+    runs = {
+        "ceilings": lambda: ceilings.measure(timer, options.experts, options.dim),
+        "routing": lambda: run_routing(options, timer, given),
+        "rebuild": lambda: run_rebuild(options, timer, given),
+        "experts": lambda: run_experts(options, timer, given),
+        "layer": lambda: run_layer(options, timer, given),
+        "model": lambda: run_model(options, timer),
+    }
+    for part in PARTS:
+        if part not in options.parts:
+            continue
+        runs[part]()
+        if options.json:  # after every part, so that a long run that is stopped leaves something
+            kept = {"benchmark": "torch_baselines", "device": name, "torch": torch.__version__,
+                    "data": given.says, "options": vars(options), "results": timer.results}
+            pathlib.Path(options.json).write_text(json.dumps(kept, indent=1) + "\n")
 
 
 if __name__ == "__main__":
