@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "comm/base/cuda/routed.hpp"
 
@@ -13,6 +14,11 @@ double matrices(const PathShape& shape) {
 }
 double steps_of_64(double count) {
   return std::ceil(count / 64);
+}
+
+template <class Units>
+double dot(const Units& units, const Units& seconds) {
+  return std::inner_product(units.begin(), units.end(), seconds.begin(), 0.0);
 }
 
 }  // namespace
@@ -38,16 +44,14 @@ DeviceGroupedUnits device_grouped_units(const PathShape& shape) {
       shape.experts > 0 ? shape.experts * (1 - std::exp(-pairs / shape.experts)) : 0;
   const double runs = touched + pairs / 64;
   return {matrices(shape) * runs * steps_of_64(m) * steps_of_64(static_cast<double>(shape.dim)),
-          matrices(shape) * pairs * m};
+          matrices(shape) * pairs * m, matrices(shape) * pairs * static_cast<double>(shape.dim)};
 }
 
 double device_dense_seconds(const PathShape& shape) {
-  const DeviceDenseUnits units = device_dense_units(shape);
-  return units[0] * kDeviceDenseSeconds[0] + units[1] * kDeviceDenseSeconds[1];
+  return dot(device_dense_units(shape), kDeviceDenseSeconds);
 }
 double device_grouped_seconds(const PathShape& shape) {
-  const DeviceGroupedUnits units = device_grouped_units(shape);
-  return units[0] * kDeviceGroupedSeconds[0] + units[1] * kDeviceGroupedSeconds[1];
+  return dot(device_grouped_units(shape), kDeviceGroupedSeconds);
 }
 
 Path choose_device_path(Path wanted, const PathShape& shape) {

@@ -29,6 +29,7 @@ TEST(DeviceCostModel, UnitsByHand) {
   EXPECT_EQ(device_dense_units(shape), (DeviceDenseUnits{4.0 * 10 * 65 * 128, 640.0 * 65}));
   EXPECT_NEAR(device_grouped_units(shape)[0], (100 * (1 - std::exp(-6.4)) + 10) * 2 * 2, 1e-9);
   EXPECT_EQ(device_grouped_units(shape)[1], 640.0 * 65);
+  EXPECT_EQ(device_grouped_units(shape)[2], 640.0 * 128);
   shape.gated = true;
   EXPECT_EQ(device_dense_units(shape)[0], 1.5 * 4.0 * 10 * 65 * 128);
 }
@@ -39,6 +40,8 @@ TEST(DeviceCostModel, DenseForOneHiddenUnit) {
     const PathShape shape = shape_of(active, 2048, 512, 65536, 1, 256);
     EXPECT_EQ(choose_device_path(Path::automatic, shape), Path::dense) << active << " active";
   }
+  EXPECT_EQ(choose_device_path(Path::automatic, shape_of(32, 512, 512, 16384, 4, 256)),
+            Path::dense);
 }
 
 TEST(DeviceCostModel, GroupedForManyHiddenUnits) {
