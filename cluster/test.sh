@@ -10,7 +10,7 @@ echo "== configure and build (build/release)"
 architectures=()
 if [ ! -e /dev/nvidia0 ] && [ ! -e build/release/CMakeCache.txt ]; then
   # Kernels are compiled, not run: one architecture tells whether they compile.
-  architectures=(-DCMAKE_CUDA_ARCHITECTURES=90-real)
+  architectures=(-DCMAKE_CUDA_ARCHITECTURES=90a-real)
 fi
 cmake --preset release "${architectures[@]}"
 cmake --build --preset release -j"$(nproc)"

@@ -1,5 +1,5 @@
-# Looks for CUDA as AIRMOE_WITH_CUDA says and sets AIRMOE_CUDA. Kernels are built for sm_80 and sm_90,
-# and as PTX for what comes after.
+# Looks for CUDA as AIRMOE_WITH_CUDA says and sets AIRMOE_CUDA. Kernels are built for sm_80 and sm_90a
+# (with what only Hopper has, see scheduler/cuda/src/wgmma.cuh), and as PTX for what comes after.
 set(AIRMOE_CUDA OFF)
 if(AIRMOE_WITH_CUDA)
   include(CheckLanguage)
@@ -9,7 +9,7 @@ if(AIRMOE_WITH_CUDA)
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)
     if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-      set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 90-virtual)
+      set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real 90-virtual)
     endif()
     enable_language(CUDA)
     if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know it
@@ -33,6 +33,9 @@ function(airmoe_cuda_options target)
     $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -lineinfo -Xcompiler=-Wall>
     # nvcc cannot run the compile-time check of format strings.
     $<$<COMPILE_LANGUAGE:CUDA>:-DFMT_CONSTEVAL= -DFMT_USE_CONSTEXPR=1>)
+  if(CMAKE_CUDA_ARCHITECTURES MATCHES "90a")
+    target_compile_definitions(${target} PRIVATE AIRMOE_CUDA_SM90A)
+  endif()
 endfunction()
 
 # NCCL, where CUDA is, as AIRMOE_WITH_NCCL says.

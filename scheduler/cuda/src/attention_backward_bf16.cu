@@ -33,13 +33,6 @@ struct Layout {
   }
 };
 
-__device__ __forceinline__ void copy_async_8(uint32_t shared, const void* global, bool valid) {
-  const int bytes = valid ? 8 : 0;
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;\n" ::"r"(shared), "l"(global),
-               "r"(bytes)
-               : "memory");
-}
-
 /// d_q of rows [begin, begin + kRows).
 template <int kDim, int kTiles>
 __device__ __forceinline__ void query_block(const Inputs<Bf16>& in, const Gradients<Bf16>& g,
@@ -307,6 +300,7 @@ void launch_backward(const Inputs<Bf16>& in, int64_t sequences, const Gradients<
                      cudaStream_t stream) {
   if (in.head_dim <= 16) return launch<16, 2>(in, sequences, g, stream);
   if (in.head_dim <= 32) return launch<32, 2>(in, sequences, g, stream);
+  if (in.head_dim <= 64 && has_wgmma()) return launch_backward_wgmma(in, sequences, g, stream);
   if (in.head_dim <= 64) return launch<64, 2>(in, sequences, g, stream);
   launch<128, 1>(in, sequences, g, stream);
 }

@@ -1,80 +1,12 @@
 // Causal attention in bf16: a block has a tile of query rows and walks over the keys up to its last
 // row, with a running maximum and sum per row.
 
-#include "scheduler/cuda/src/attention_tiles.cuh"
+#include "scheduler/cuda/src/attention_softmax.cuh"
 
 namespace airmoe::scheduler::cuda::attention {
 namespace {
 
 constexpr int kKeys = 64;  // per step
-
-/// A row's running softmax: largest score so far, and this thread's part of the sum.
-struct RunningRow {
-  float top = -INFINITY, total = 0.0f;
-};
-
-__device__ __forceinline__ float quad_max(float x) {
-  x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
-  return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
-}
-__device__ __forceinline__ float quad_sum(float x) {
-  x += __shfl_xor_sync(~0u, x, 1);
-  return x + __shfl_xor_sync(~0u, x, 2);
-}
-
-/// Keys after a row's own are not seen. `key`, `row`: of products[0][0][0].
-template <int kTiles>
-__device__ __forceinline__ void mask(float (&products)[kTiles][kKeys / 8][4], int key, int row) {
-#pragma unroll
-  for (int m = 0; m < kTiles; ++m) {
-#pragma unroll
-    for (int n = 0; n < kKeys / 8; ++n) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (key + 8 * n + i % 2 > row + 16 * m + 8 * (i / 2)) products[m][n][i] = -INFINITY;
-      }
-    }
-  }
-}
-
-/// Products become probabilities relative to the new maxima; sums so far follow them.
-template <int kDim, int kTiles>
-__device__ __forceinline__ void advance(float (&products)[kTiles][kKeys / 8][4],
-                                        RunningRow (&rows)[kTiles][2],
-                                        float (&sums)[kTiles][kDim / 8][4], float factor) {
-#pragma unroll
-  for (int m = 0; m < kTiles; ++m) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      RunningRow& row = rows[m][half];
-      float top = row.top;
-#pragma unroll
-      for (int n = 0; n < kKeys / 8; ++n) {
-        top = fmaxf(top, fmaxf(products[m][n][2 * half], products[m][n][2 * half + 1]));
-      }
-      top = quad_max(top);
-      const float shrink = power_of_two((row.top - top) * factor);
-      const float shift = -top * factor;
-      row.top = top;
-      row.total *= shrink;
-#pragma unroll
-      for (int n = 0; n < kKeys / 8; ++n) {
-#pragma unroll
-        for (int i = 2 * half; i < 2 * half + 2; ++i) {
-          products[m][n][i] = power_of_two(fmaf(products[m][n][i], factor, shift));
-          row.total += products[m][n][i];
-        }
-      }
-      if (__any_sync(~0u, shrink != 1.0f)) {
-#pragma unroll
-        for (int n = 0; n < kDim / 8; ++n) {
-          sums[m][n][2 * half] *= shrink;
-          sums[m][n][2 * half + 1] *= shrink;
-        }
-      }
-    }
-  }
-}
 
 template <int kDim, int kTiles>
 __global__ __launch_bounds__(kThreads, kTiles == 1 ? 3 : 2) void forward_kernel(Inputs<Bf16> in,
@@ -122,10 +54,14 @@ __global__ __launch_bounds__(kThreads, kTiles == 1 ? 3 : 2) void forward_kernel(
     if (key > begin + own + kTiles * 16 - 1) continue;
     float products[kTiles][kKeys / 8][4];
     q.template multiply<kKeys / 8>(products, k_tile(step % 2), 0);
-    if (key + kKeys - 1 > begin + own) {
-      mask(products, key + 2 * (lane % 4), begin + own + lane / 4);
+    const bool hidden = key + kKeys - 1 > begin + own;
+#pragma unroll
+    for (int m = 0; m < kTiles; ++m) {
+      if (hidden) mask(products[m], key + 2 * (lane % 4), begin + own + 16 * m + lane / 4);
+      float shrink[2];
+      advance(products[m], rows[m], shrink, factor);
+      rescale(sums[m], shrink);
     }
-    advance<kDim>(products, rows, sums, factor);
 #pragma unroll
     for (int part = 0; part < kKeys / 32; ++part) {
       uint32_t probabilities[kTiles][2][4];
@@ -143,21 +79,8 @@ __global__ __launch_bounds__(kThreads, kTiles == 1 ? 3 : 2) void forward_kernel(
 
 #pragma unroll
   for (int m = 0; m < kTiles; ++m) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float total = quad_sum(rows[m][half].total);
-      const float inverse = 1.0f / total;
-#pragma unroll
-      for (int n = 0; n < kDim / 8; ++n) {
-        sums[m][n][2 * half] *= inverse;
-        sums[m][n][2 * half + 1] *= inverse;
-      }
-      const int row = begin + own + 16 * m + 8 * half + lane / 4;
-      if (lane % 4 == 0 && row < in.context) {
-        log_sum[static_cast<int64_t>(blockIdx.x) * in.context + row] =
-            rows[m][half].top * in.scale + logf(total);
-      }
-    }
+    finish_rows(sums[m], rows[m], in.scale, log_sum + static_cast<int64_t>(blockIdx.x) * in.context,
+                begin + own + 16 * m + lane / 4, in.context);
   }
   const int64_t ld_out = static_cast<int64_t>(in.heads) * in.head_dim;
   store_rows<kDim>(sums, 1.0f, shared, own, out + (first + begin) * ld_out + head * in.head_dim,
@@ -197,6 +120,9 @@ void launch_forward(const Inputs<Bf16>& in, int64_t sequences, Bf16* out, float*
                     cudaStream_t stream) {
   if (in.head_dim <= 16) return launch<16>(in, sequences, out, log_sum, stream);
   if (in.head_dim <= 32) return launch<32>(in, sequences, out, log_sum, stream);
+  if (in.head_dim <= 64 && has_wgmma()) {
+    return launch_forward_wgmma(in, sequences, out, log_sum, stream);
+  }
   if (in.head_dim <= 64) return launch<64>(in, sequences, out, log_sum, stream);
   launch<128>(in, sequences, out, log_sum, stream);
 }

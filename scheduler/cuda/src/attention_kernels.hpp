@@ -38,9 +38,23 @@ struct Gradients {
 template <class T>
 void launch_forward(const Inputs<T>& in, int64_t sequences, T* out, float* log_sum,
                     cudaStream_t stream);
+/// Local: whether the current device has the warp-group products of Hopper and this build uses
+/// them.
+inline bool has_wgmma() {
+#if defined(AIRMOE_CUDA_SM90A)
+  return airmoe::cuda::device_properties().compute_capability == 90;
+#else
+  return false;
+#endif
+}
+/// The same with these products; head_dim at most 64.
+void launch_forward_wgmma(const Inputs<__nv_bfloat16>& in, int64_t sequences, __nv_bfloat16* out,
+                          float* log_sum, cudaStream_t stream);
 template <class T>
 void launch_backward(const Inputs<T>& in, int64_t sequences, const Gradients<T>& gradients,
                      cudaStream_t stream);
+void launch_backward_wgmma(const Inputs<__nv_bfloat16>& in, int64_t sequences,
+                           const Gradients<__nv_bfloat16>& gradients, cudaStream_t stream);
 template <class T>
 void launch_row_terms(const Inputs<T>& in, int64_t sequences, const T* out, const T* d_out,
                       const float* log_sum, float2* row_terms, cudaStream_t stream);

@@ -61,6 +61,14 @@ __device__ __forceinline__ void load_tile(uint32_t tile, const Bf16* from, int64
   }
 }
 
+/// As copy_async_16, for a row's two terms.
+__device__ __forceinline__ void copy_async_8(uint32_t shared, const void* global, bool valid) {
+  const int bytes = valid ? 8 : 0;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;\n" ::"r"(shared), "l"(global),
+               "r"(bytes)
+               : "memory");
+}
+
 /// A [16, 16]: rows from `row`, columns 16 * step.. of a tile.
 template <int kDim>
 __device__ __forceinline__ void load_a(uint32_t (&a)[4], uint32_t tile, int row, int step) {

@@ -1,0 +1,133 @@
+#pragma once
+// Warp-group products of Hopper (wgmma, sm_90a only): 128 threads multiply [64, 16] by [16, 64] in
+// bf16 with fp32 sums, the second operand from shared memory, while they do something else. Device
+// code only; AIRMOE_HAS_WGMMA tells whether this compilation has them.
+//
+// Sums are as C of mma_bf16: of warp w, rows 16 w + lane / 4 (+ 8), d[n] the columns 8 n...
+// Operands in registers are as A of mma_bf16. Tiles in shared memory have rows of 64 elements, in
+// the order of airmoe::cuda::swizzled<8>, and begin at multiples of 1,024 bytes.
+
+#include <cstdint>
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define AIRMOE_HAS_WGMMA 1
+#endif
+
+namespace airmoe::scheduler::cuda::attention {
+
+#if defined(AIRMOE_HAS_WGMMA)
+
+/// What wgmma needs to know of a tile from address `tile` on: eight rows are 1,024 bytes, in the
+/// 128-byte swizzle. Advancing by 16 columns adds 2, by 16 rows adds 128.
+__device__ __forceinline__ uint64_t describe_tile(uint32_t tile) {
+  constexpr uint64_t kLeading = uint64_t{1} << 16;  // not used with this swizzle
+  constexpr uint64_t kStride = uint64_t{1024 >> 4} << 32;
+  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
+  return kSwizzle128 | kStride | kLeading | ((tile & 0x3ffff) >> 4);
+}
+
+/// Before the first product of a row of them: registers and shared memory written so far are seen.
+__device__ __forceinline__ void begin_products() {
+  asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory");
+}
+/// Closes the group of products begun since the last one.
+__device__ __forceinline__ void commit_products() {
+  asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory");
+}
+/// Waits until at most kPending groups are unfinished.
+template <int kPending>
+__device__ __forceinline__ void wait_products() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(kPending) : "memory");
+}
+/// What cp.async has brought becomes visible to wgmma; before the barrier.
+__device__ __forceinline__ void publish_copies() {
+  asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
+}
+/// Keeps the compiler from moving what uses the sums over the wait for them.
+__device__ __forceinline__ void pin(float (&d)[8][4]) {
+#pragma unroll
+  for (int n = 0; n < 8; ++n) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) asm volatile("" : "+f"(d[n][i])::"memory");
+  }
+}
+
+#define AIRMOE_WGMMA_ROW(mode, d) mode((d)[0]), mode((d)[1]), mode((d)[2]), mode((d)[3])
+#define AIRMOE_WGMMA_SUMS(mode, d)                                                              \
+  AIRMOE_WGMMA_ROW(mode, d[0]), AIRMOE_WGMMA_ROW(mode, d[1]), AIRMOE_WGMMA_ROW(mode, d[2]),     \
+      AIRMOE_WGMMA_ROW(mode, d[3]), AIRMOE_WGMMA_ROW(mode, d[4]), AIRMOE_WGMMA_ROW(mode, d[5]), \
+      AIRMOE_WGMMA_ROW(mode, d[6]), AIRMOE_WGMMA_ROW(mode, d[7])
+#define AIRMOE_WGMMA(adds)                                             \
+  "{\n.reg .pred p;\nsetp.ne.b32 p, " adds                             \
+  ", 0;\n"                                                             \
+  "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "              \
+  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, " \
+  "%15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+#define AIRMOE_WGMMA_REGISTERS "{%32, %33, %34, %35}, %36, p, 1, 1, %37;\n}\n"
+#define AIRMOE_WGMMA_SHARED "%32, %33, p, 1, 1, 0, %34;\n}\n"
+
+/// d = a b, or d += a b, begun; a in registers. kColumns: b's k are the tile's rows and its n the
+/// columns; otherwise n are the rows.
+template <bool kColumns, bool kAdds>
+__device__ __forceinline__ void multiply_async(float (&d)[8][4], const uint32_t (&a)[4],
+                                               uint64_t b) {
+  if constexpr (kAdds) {
+    asm volatile(AIRMOE_WGMMA("1") AIRMOE_WGMMA_REGISTERS
+                 : AIRMOE_WGMMA_SUMS("+f", d)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kColumns ? 1 : 0));
+  } else {
+    asm volatile(AIRMOE_WGMMA("0") AIRMOE_WGMMA_REGISTERS
+                 : AIRMOE_WGMMA_SUMS("=f", d)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kColumns ? 1 : 0));
+  }
+}
+
+/// The same with both operands in shared memory; a's rows are the rows of its tile.
+template <bool kColumns, bool kAdds>
+__device__ __forceinline__ void multiply_async(float (&d)[8][4], uint64_t a, uint64_t b) {
+  if constexpr (kAdds) {
+    asm volatile(AIRMOE_WGMMA("1") AIRMOE_WGMMA_SHARED
+                 : AIRMOE_WGMMA_SUMS("+f", d)
+                 : "l"(a), "l"(b), "n"(kColumns ? 1 : 0));
+  } else {
+    asm volatile(AIRMOE_WGMMA("0") AIRMOE_WGMMA_SHARED
+                 : AIRMOE_WGMMA_SUMS("=f", d)
+                 : "l"(a), "l"(b), "n"(kColumns ? 1 : 0));
+  }
+}
+
+/// d = a b, all four steps of 16, closed as one group: own rows (registers, or a tile from which
+/// they are 64 consecutive rows) times the transposed rows of a tile.
+__device__ __forceinline__ void multiply_tiles(float (&d)[8][4], const uint32_t (&own)[4][4],
+                                               uint32_t tile) {
+  const uint64_t other = describe_tile(tile);
+  multiply_async<false, false>(d, own[0], other);
+#pragma unroll
+  for (int i = 1; i < 4; ++i) multiply_async<false, true>(d, own[i], other + 2 * i);
+  commit_products();
+}
+__device__ __forceinline__ void multiply_tiles(float (&d)[8][4], uint32_t own_tile, uint32_t tile) {
+  const uint64_t own = describe_tile(own_tile), other = describe_tile(tile);
+  multiply_async<false, false>(d, own, other);
+#pragma unroll
+  for (int i = 1; i < 4; ++i) multiply_async<false, true>(d, own + 2 * i, other + 2 * i);
+  commit_products();
+}
+/// sums += weights times the 64 rows of a tile, closed as one group.
+__device__ __forceinline__ void add_rows(float (&sums)[8][4], const uint32_t (&weights)[4][4],
+                                         uint32_t tile) {
+  const uint64_t rows = describe_tile(tile);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) multiply_async<true, true>(sums, weights[i], rows + 128 * i);
+  commit_products();
+}
+
+#undef AIRMOE_WGMMA
+#undef AIRMOE_WGMMA_SUMS
+#undef AIRMOE_WGMMA_ROW
+#undef AIRMOE_WGMMA_REGISTERS
+#undef AIRMOE_WGMMA_SHARED
+
+#endif
+
+}  // namespace airmoe::scheduler::cuda::attention
