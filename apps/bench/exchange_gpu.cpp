@@ -188,7 +188,8 @@ ExitCode bench_exchange_gpu(const ExchangeGpuOptions& o, comm::Communicator& hos
       host, {.transport = comm::cuda::parse_device_transport(o.device_transport),
              .deadline_seconds = o.transport.deadline_seconds});
   const bool nccl = std::string_view(comm->backend()) == "nccl";
-  const auto plain = nccl ? std::make_unique<comm::cuda::PlainAllToAll>(host) : nullptr;
+  const auto plain =
+      nccl && host.size() > 1 ? std::make_unique<comm::cuda::PlainAllToAll>(host) : nullptr;
   const Stream stream;
   nlohmann::json j = {{"benchmark", "exchange-gpu"},
                       {"data", "rows of a table by plan; equal parts for the plain exchange"},
