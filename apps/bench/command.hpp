@@ -22,5 +22,6 @@ ExitCode run_placement(int argc, char** argv);
 ExitCode run_router(int argc, char** argv);
 ExitCode run_exchange_gpu(int argc, char** argv);
 ExitCode run_layer_gpu(int argc, char** argv);
+ExitCode run_trunk_gpu(int argc, char** argv);
 
 }  // namespace airmoe::bench

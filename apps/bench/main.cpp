@@ -30,6 +30,7 @@ constexpr Command kCommands[] = {
     {"exchange-gpu", "rows of device memory between ranks, against NCCL; start with mpirun",
      run_exchange_gpu},
     {"layer-gpu", "the MoE layer on a CUDA device, forward and backward", run_layer_gpu},
+    {"trunk-gpu", "the trunk on a CUDA device, in whole and part by part", run_trunk_gpu},
 #endif
 };
 

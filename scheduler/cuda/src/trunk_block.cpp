@@ -27,7 +27,7 @@ TrunkBlock<T>::TrunkBlock(TrunkShared<T>& shared, int64_t layer, DeviceMoeSlot<T
 template <class T>
 void TrunkBlock<T>::reserve(int64_t tokens) {
   const int64_t size = tokens * dim_;
-  for (auto* all : {&input_, &middle_}) all->ensure(size);
+  middle_.ensure(size);
   for (auto* all : {&input_inverse_, &middle_inverse_}) all->ensure(tokens);
   for (auto* all : {&input_normed_, &middle_normed_, &mixed_}) all->ensure(size);
   qkv_.ensure(tokens * shared_.qkv_columns);
@@ -56,6 +56,7 @@ ResidualStream<T> TrunkBlock<T>::forward(int64_t sequences, ResidualStream<T> in
   reserve(n);
   T* branch = shared_.branch.data();
 
+  if (in.branch != nullptr) input_.ensure(n * d);
   input_at_ = in.branch == nullptr ? in.x : input_.data();
   rms_norm_forward(in.x, in.branch, attention_norm_.value, c.norm_epsilon, n, d, input_.data(),
                    input_normed_.data(), input_inverse_.data(), stream);

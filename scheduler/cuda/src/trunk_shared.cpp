@@ -66,7 +66,8 @@ Weight<T> TrunkShared<T>::stacked(const std::vector<std::string>& names) {
 template <class T>
 void TrunkShared<T>::reserve(int64_t tokens, bool backward) {
   const int64_t size = tokens * config.dim;
-  for (DeviceBuffer<float>* all : {&embedded, &last, &moe_out}) all->ensure(size);
+  for (DeviceBuffer<float>* all : {&embedded, &last}) all->ensure(size);
+  if (!config.moe_layers.empty()) moe_out.ensure(size);
   for (DeviceBuffer<T>* all : {&last_normed, &branch}) all->ensure(size);
   last_inverse.ensure(tokens);
   if (!backward) return;
