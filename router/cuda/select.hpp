@@ -17,9 +17,11 @@ struct SelectOutput {
   float* log_sum_exp = nullptr;  ///< score = log(gate) + log_sum_exp; nullptr: not wanted
 };
 
-/// Scratch: at most 128 MiB of scores, and none where scores stay in shared memory.
+/// Scratch: at most 128 MiB and 8 bytes per token.
 struct SelectWorkspace {
   airmoe::cuda::DeviceBuffer<uint32_t> keys;
+  airmoe::cuda::DeviceBuffer<int32_t> codeword;
+  airmoe::cuda::DeviceBuffer<float> bound;
 };
 
 /// Scores <hidden(t), unit(row)> of each token against the list of its codeword, plus jitter, and
@@ -27,10 +29,9 @@ struct SelectWorkspace {
 ///
 /// float: scores have the bits of panel_scores(), jitter those of add_jitter(), so the selection is
 /// that of router::select_top_k(); gates to 1e-6. NaN counts as minus infinity.
-/// __nv_bfloat16: scores on tensor cores with sums in fp32, then rounded to |hidden(t)| / 16,384
-/// steps (to nearest), so that those of a tile of tokens fit into shared memory: about a tenth of
-/// the error that bf16 operands carry anyhow. The selection and the gates are exact for the rounded
-/// scores. unit rows must be unit vectors (or shorter).
+/// __nv_bfloat16: scores on tensor cores with sums in fp32, then rounded to multiples of about
+/// |hidden(t)| / 16,200, which is less than the error that bf16 operands bring; selection and gates
+/// are exact for the rounded scores. The rows of `unit` must not be longer than 1.
 ///
 /// @param hidden  by token, 16-byte aligned. Shape: [tokens, d]
 /// @param unit    rows that lists.row names, 16-byte aligned. Shape: [rows, d]

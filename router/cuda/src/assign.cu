@@ -12,6 +12,7 @@ namespace airmoe::router::cuda {
 namespace {
 
 constexpr int kWarps = 16;
+constexpr int kNTiles = 2, kSteps = 2;
 
 struct Best {
   float score;
@@ -31,32 +32,32 @@ __device__ __forceinline__ Best from_lane(Best best, int lane_mask) {
 
 template <int kMTiles>
 constexpr int64_t shared_bytes(int64_t d) {
-  return 16 * kMTiles * (token_stride(d) + kWarps * static_cast<int64_t>(sizeof(Best)));
+  return 16 * kMTiles * (token_stride<kSteps>(d) + kWarps * static_cast<int64_t>(sizeof(Best)));
 }
 
 template <int kMTiles>
 __global__ void __launch_bounds__(32 * kWarps, 1)
     assign_kernel(const __nv_bfloat16* hidden, const __nv_bfloat16* codebook, int n, int d,
                   int codewords, int32_t* codeword) {
-  constexpr int kTokens = 16 * kMTiles, kNTiles = 2;
+  constexpr int kTokens = 16 * kMTiles;
   extern __shared__ __align__(16) char shared[];
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-  const int stride = static_cast<int>(token_stride(d));
+  const int stride = static_cast<int>(token_stride<kSteps>(d));
   Best* table = reinterpret_cast<Best*>(shared + kTokens * stride);  // [kWarps, kTokens]
   const int first = static_cast<int>(blockIdx.x) * kTokens;
   const int count = min(kTokens, n - first);
   for (int t = warp; t < kTokens; t += kWarps) {
-    stage_token(t < count ? hidden + static_cast<int64_t>(first + t) * d : nullptr, d,
-                shared + t * stride);
+    stage_token<kSteps>(t < count ? hidden + static_cast<int64_t>(first + t) * d : nullptr, d,
+                        shared + t * stride);
   }
-  __syncthreads();
 
   Best best[kMTiles][2];
 #pragma unroll
   for (int m = 0; m < kMTiles; ++m) best[m][0] = best[m][1] = {-INFINITY, 0};
-  score_groups<kMTiles, kNTiles>(
+  score_groups<kMTiles, kNTiles, kSteps, false>(
       shared, (count + 15) / 16, d, warp, kWarps, (codewords + 8 * kNTiles - 1) / (8 * kNTiles),
       codebook, [&](int group, int i) { return min(group * 8 * kNTiles + i, codewords - 1); },
+      [] { __syncthreads(); },
       [&](int group, const float(&sum)[kMTiles][kNTiles][4]) {
 #pragma unroll
         for (int m = 0; m < kMTiles; ++m) {

@@ -8,8 +8,8 @@ namespace airmoe::router::cuda {
 /// Scores of one token in `step`s: key = 16,384 + score / step. Two keys share a word, 15 bits
 /// each, so that both are compared by one instruction.
 struct FixedKeys {
-  using Word = uint32_t;  ///< of a block of 32 positions, word i holds positions i and 16 + i
   using Sum = float;
+  /// Of a block of 32 positions; word i holds positions i and 16 + i.
   static constexpr int kBlockWords = 16;
   static constexpr uint32_t kEnd = 32768;  ///< above all keys
 
@@ -18,14 +18,16 @@ struct FixedKeys {
   /// For a token with |score| <= bound.
   __device__ static FixedKeys of_bound(float bound) {
     const bool usable = bound > 1e-30f && bound < 1e30f;
-    return {usable ? bound / 16383.0f : 0.0f, usable ? 16383.0f / bound : 0.0f};
+    return {usable ? bound * (1.0f / 16383.0f) : 0.0f, usable ? __fdividef(16383.0f, bound) : 0.0f};
   }
-  /// Of a score, in the low 16 bits; the others hold something else.
-  __device__ static uint32_t low_half(float score, float per_unit) {
+  /// The key of a score is in the low 16 bits; the others hold something else. NaN has key 1.
+  __device__ static uint32_t low_half(float score, float half_per_bound) {
     constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: the integer ends up in the low bits
-    return __float_as_uint(fminf(fmaxf(score * per_unit, -16383.0f), 16383.0f) +
-                           (kRound + 16384.0f));
+    return __float_as_uint(
+        fmaf(__saturatef(fmaf(score, half_per_bound, 0.5f)), 32766.0f, kRound + 1.0f));
   }
+  /// What low_half() wants.
+  __device__ float half_per_bound() const { return per_unit * (0.5f / 16383.0f); }
   __device__ float value(uint32_t key) const {
     return static_cast<float>(static_cast<int>(key) - 16384) * step;
   }
@@ -62,18 +64,22 @@ struct FixedKeys {
   __device__ static uint32_t smallest(uint32_t a, uint32_t b) { return __vminu2(a, b); }
   __device__ static uint32_t fold_smallest(uint32_t a) { return min(a & 0xFFFFu, a >> 16); }
 
-  __device__ static uint32_t get(const uint32_t* block, int i) {
-    return reinterpret_cast<const uint16_t*>(block)[2 * (i & 15) + (i >> 4)];
+  __device__ static uint32_t get(const uint32_t* words, int position) {
+    return reinterpret_cast<const uint16_t*>(words)[half_of(position)];
   }
-  __device__ static void set(uint32_t* block, int i, uint32_t key) {
-    reinterpret_cast<uint16_t*>(block)[2 * (i & 15) + (i >> 4)] = static_cast<uint16_t>(key);
+  __device__ static void set(uint32_t* words, int position, uint32_t key) {
+    reinterpret_cast<uint16_t*>(words)[half_of(position)] = static_cast<uint16_t>(key);
+  }
+
+ private:
+  __device__ static int half_of(int position) {
+    return (position & ~31) + 2 * (position & 15) + ((position >> 4) & 1);
   }
 };
 
 /// The bits of a float, so that they sort; nothing is lost but the sign of zero. NaN is minus
 /// infinity.
 struct FloatKeys {
-  using Word = uint32_t;
   using Sum = double;
   static constexpr int kBlockWords = 32;
   static constexpr uint32_t kLowest = 0x007FFFFFu;   ///< minus infinity
@@ -122,8 +128,8 @@ struct FloatKeys {
   __device__ static uint32_t smallest(uint32_t a, uint32_t b) { return min(a, b); }
   __device__ static uint32_t fold_smallest(uint32_t a) { return a; }
 
-  __device__ static uint32_t get(const uint32_t* block, int i) { return block[i]; }
-  __device__ static void set(uint32_t* block, int i, uint32_t key) { block[i] = key; }
+  __device__ static uint32_t get(const uint32_t* words, int position) { return words[position]; }
+  __device__ static void set(uint32_t* words, int position, uint32_t key) { words[position] = key; }
 };
 
 }  // namespace airmoe::router::cuda

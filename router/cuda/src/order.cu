@@ -21,10 +21,26 @@ constexpr int kBatch = 8;  // counts that a thread of the scan reads at once
 
 // -------------------------------------------------------------------------------- kernels
 
-// count[chunk, g], zeroed before.
-__global__ void count_kernel(const int32_t* codeword, int n, int codewords, int32_t* count) {
+// count[chunk, g]; in device memory they must have been zeroed.
+__global__ void count_kernel(const int32_t* codeword, int n, int codewords, bool in_shared,
+                             int32_t* count) {
+  extern __shared__ int32_t shared_count[];
+  count += int64_t{blockIdx.x} * codewords;
+  const auto each_codeword = [&](auto visit) {
+    for (int g = static_cast<int>(threadIdx.x); g < codewords; g += static_cast<int>(blockDim.x)) {
+      visit(g);
+    }
+  };
+  if (in_shared) {
+    each_codeword([&](int g) { shared_count[g] = 0; });
+    __syncthreads();
+  }
   const int t = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
-  if (t < n) atomicAdd(count + int64_t{blockIdx.x} * codewords + codeword[t], 1);
+  if (t < n) atomicAdd((in_shared ? shared_count : count) + codeword[t], 1);
+  if (in_shared) {
+    __syncthreads();
+    each_codeword([&](int g) { count[g] = shared_count[g]; });
+  }
 }
 
 // Turns counts into the first place of each (chunk, codeword), and cuts the codewords into tiles.
@@ -122,12 +138,16 @@ void DeviceOrder::build(const int32_t* codeword, int64_t n, int64_t codewords,
   begin_.ensure(codewords + 1);
   tiles_.ensure(1 + 3 * limit);
   counts_.ensure(chunks * codewords);
-  counts_.zero(stream);
   int32_t* tile = tiles_.data() + 1;
   const auto tokens = static_cast<int>(n), groups = static_cast<int>(codewords);
   const auto blocks = static_cast<unsigned>(chunks), threads = static_cast<unsigned>(chunk);
+  const int64_t counter_bytes = codewords * static_cast<int64_t>(sizeof(int32_t));
+  const bool in_shared = counter_bytes <= kSharedCounters;
+  const unsigned shared = in_shared ? static_cast<unsigned>(counter_bytes) : 0;
   if (n > 0) {
-    count_kernel<<<blocks, threads, 0, stream>>>(codeword, tokens, groups, counts_.data());
+    if (!in_shared) counts_.zero(stream);
+    count_kernel<<<blocks, threads, shared, stream>>>(codeword, tokens, groups, in_shared,
+                                                      counts_.data());
     AIRMOE_CUDA_LAUNCHED();
   }
   scan_kernel<<<1, kScanThreads, 0, stream>>>(static_cast<int>(chunks), groups, counts_.data(),
@@ -135,10 +155,8 @@ void DeviceOrder::build(const int32_t* codeword, int64_t n, int64_t codewords,
                                               tile + 2 * limit);
   AIRMOE_CUDA_LAUNCHED();
   if (n > 0) {
-    const int64_t bytes = codewords * static_cast<int64_t>(sizeof(int32_t));
-    const bool in_shared = bytes <= kSharedCounters;
-    scatter_kernel<<<blocks, threads, in_shared ? static_cast<unsigned>(bytes) : 0u, stream>>>(
-        codeword, tokens, groups, in_shared, counts_.data(), token_.data());
+    scatter_kernel<<<blocks, threads, shared, stream>>>(codeword, tokens, groups, in_shared,
+                                                        counts_.data(), token_.data());
     AIRMOE_CUDA_LAUNCHED();
   }
   view_ = {n,    codewords,    limit,           token_.data(), begin_.data(), tiles_.data(),

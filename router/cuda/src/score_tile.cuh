@@ -12,15 +12,15 @@
 
 namespace airmoe::router::cuda {
 
-/// Elements that one step of the pipeline reads of a row, and to which d is rounded up.
-inline constexpr int kScoreStep = 64;
-
-constexpr int64_t padded_dim(int64_t d) {
-  return (d + kScoreStep - 1) / kScoreStep * kScoreStep;
+/// d rounded up to two stages of the pipeline, which read 32 * kSteps elements of a row each.
+template <int kSteps>
+__host__ __device__ constexpr int64_t padded_dim(int64_t d) {
+  return (d + 64 * kSteps - 1) / (64 * kSteps) * (64 * kSteps);
 }
 /// Bytes from one token to the next: an odd multiple of 64, so that two rows fill all banks.
-constexpr int64_t token_stride(int64_t d) {
-  return padded_dim(d) * 2 + 64;
+template <int kSteps>
+__host__ __device__ constexpr int64_t token_stride(int64_t d) {
+  return padded_dim<kSteps>(d) * 2 + 64;
 }
 
 /// Loads 16 bytes past the first-level cache. Volatile: stays where it is, ahead of its use.
@@ -34,9 +34,10 @@ __device__ __forceinline__ uint4 load_streamed(const void* global) {
 
 /// Copies a token to its row in shared memory, zeros up to padded_dim(d), or all zeros where
 /// `source` is nullptr. All lanes of a warp. Returns the sum of squares of the lane's elements.
+template <int kSteps>
 __device__ __forceinline__ float stage_token(const __nv_bfloat16* source, int d, char* row) {
   const int lane = threadIdx.x & 31;
-  const int segments = (d + kScoreStep - 1) / kScoreStep * (kScoreStep / 8);
+  const int segments = static_cast<int>(padded_dim<kSteps>(d)) / 8;
   float squares = 0.0f;
   for (int s = lane; s < segments; s += 32) {
     uint4 v = make_uint4(0, 0, 0, 0);
@@ -53,65 +54,81 @@ __device__ __forceinline__ float stage_token(const __nv_bfloat16* source, int d,
 }
 
 /// One warp scores groups first_group, + group_step, ... < groups of 8 * kNTiles rows each against
-/// 16 * kMTiles tokens.
+/// 16 * kMTiles tokens. 8 * kNTiles * kSteps registers hold rows that are under way or just came.
+/// kWhole: d is a multiple of 64 * kSteps.
 /// @param tokens  row 0 of the tokens, token_stride(d) bytes apart
 /// @param used    token tiles of 16 that are not empty; the others' sums are zero
 /// @param row_of  row_of(group, i) = row of `table` that is row i of the group; i differs by lane,
 ///                always valid
+/// @param ready   called once, before tokens are read: the barrier behind their staging
 /// @param done    done(group, sum): sum[m][j] is the fragment C of tokens 16 m.. and rows 8 j..
-template <int kMTiles, int kNTiles, class RowOf, class Done>
+template <int kMTiles, int kNTiles, int kSteps, bool kWhole, class RowOf, class Ready, class Done>
 __device__ __forceinline__ void score_groups(const char* tokens, int used, int d, int first_group,
                                              int group_step, int groups,
                                              const __nv_bfloat16* __restrict__ table, RowOf row_of,
-                                             Done done) {
-  const int lane = threadIdx.x & 31;
+                                             Ready ready, Done done) {
+  const int lane = static_cast<int>(threadIdx.x) & 31;
   const int quad = lane & 3;
-  const int stride = static_cast<int>(token_stride(d));
-  const int padded = static_cast<int>(padded_dim(d));
+  const int stride = static_cast<int>(token_stride<kSteps>(d));
+  const int padded = static_cast<int>(padded_dim<kSteps>(d));
   const char* mine = tokens + (lane >> 2) * stride + quad * 16;
   table += quad * 8;
 
-  int32_t row[kNTiles], next[kNTiles];
-  uint4 b[2][kNTiles];
-  const auto find = [&](int32_t(&out)[kNTiles], int group) {
+  int32_t next[kNTiles];
+  const __nv_bfloat16* at[kNTiles];  // of this lane, the next to load
+  uint4 b[2][kSteps][kNTiles];
+  const auto find = [&](int group) {
     if (group >= groups) return;
 #pragma unroll
-    for (int j = 0; j < kNTiles; ++j) out[j] = row_of(group, 8 * j + (lane >> 2));
+    for (int j = 0; j < kNTiles; ++j) next[j] = row_of(group, 8 * j + (lane >> 2));
   };
-  // Behind d the tokens are zero, so any finite elements do.
-  const auto load = [&](uint4(&out)[kNTiles], const int32_t(&rows)[kNTiles], int k) {
-    const int at = k + quad * 8 < d ? k : 0 - quad * 8;
+  const auto begin = [&] {
 #pragma unroll
-    for (int j = 0; j < kNTiles; ++j) {
-      out[j] = load_streamed(table + static_cast<int64_t>(rows[j]) * d + at);
+    for (int j = 0; j < kNTiles; ++j) at[j] = table + static_cast<int64_t>(next[j]) * d;
+  };
+  const auto load = [&](uint4(&out)[kSteps][kNTiles], int k) {
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s) {
+      // Behind d the tokens are zero, so any finite elements do.
+      const int skip = kWhole || k + 32 * s + quad * 8 < d ? 32 * s : 0 - k - quad * 8;
+#pragma unroll
+      for (int j = 0; j < kNTiles; ++j) out[s][j] = load_streamed(at[j] + skip);
     }
+#pragma unroll
+    for (int j = 0; j < kNTiles; ++j) at[j] += 32 * kSteps;
   };
   float sum[kMTiles][kNTiles][4];
-  const auto multiply = [&](const uint4(&in)[kNTiles], int k) {
+  const auto multiply = [&](const uint4(&in)[kSteps][kNTiles], int k) {
 #pragma unroll
-    for (int m = 0; m < kMTiles; ++m) {
-      if (m > 0 && m >= used) break;
-      const char* at = mine + 16 * m * stride + k * 2;
-      const uint4 low = *reinterpret_cast<const uint4*>(at);
-      const uint4 high = *reinterpret_cast<const uint4*>(at + 8 * stride);
-      const uint32_t a0[4] = {low.x, high.x, low.y, high.y};
-      const uint32_t a1[4] = {low.z, high.z, low.w, high.w};
+    for (int s = 0; s < kSteps; ++s) {
 #pragma unroll
-      for (int j = 0; j < kNTiles; ++j) {
-        airmoe::cuda::mma_bf16(sum[m][j], a0, {in[j].x, in[j].y});
-      }
+      for (int m = 0; m < kMTiles; ++m) {
+        if (m > 0 && m >= used) break;
+        const char* at = mine + 16 * m * stride + (k + 32 * s) * 2;
+        const uint4 low = *reinterpret_cast<const uint4*>(at);
+        const uint4 high = *reinterpret_cast<const uint4*>(at + 8 * stride);
+        const uint32_t a0[4] = {low.x, high.x, low.y, high.y};
+        const uint32_t a1[4] = {low.z, high.z, low.w, high.w};
 #pragma unroll
-      for (int j = 0; j < kNTiles; ++j) {
-        airmoe::cuda::mma_bf16(sum[m][j], a1, {in[j].z, in[j].w});
+        for (int j = 0; j < kNTiles; ++j) {
+          airmoe::cuda::mma_bf16(sum[m][j], a0, {in[s][j].x, in[s][j].y});
+        }
+#pragma unroll
+        for (int j = 0; j < kNTiles; ++j) {
+          airmoe::cuda::mma_bf16(sum[m][j], a1, {in[s][j].z, in[s][j].w});
+        }
       }
     }
   };
 
-  if (first_group >= groups) return;
-  find(row, first_group);
-  load(b[0], row, 0);
+  find(first_group);
+  if (first_group < groups) {
+    begin();
+    load(b[0], 0);
+  }
+  ready();
   for (int group = first_group; group < groups; group += group_step) {
-    find(next, group + group_step);
+    find(group + group_step);
 #pragma unroll
     for (int m = 0; m < kMTiles; ++m) {
 #pragma unroll
@@ -120,19 +137,18 @@ __device__ __forceinline__ void score_groups(const char* tokens, int used, int d
         for (int i = 0; i < 4; ++i) sum[m][j][i] = 0.0f;
       }
     }
-    for (int k = 0; k < padded; k += kScoreStep) {
-      load(b[1], row, k + 32);
+    for (int k = 0; k < padded; k += 64 * kSteps) {
+      load(b[1], k + 32 * kSteps);
       multiply(b[0], k);
-      if (k + kScoreStep < padded) {
-        load(b[0], row, k + kScoreStep);
+      if (k + 64 * kSteps < padded) {
+        load(b[0], k + 64 * kSteps);
       } else if (group + group_step < groups) {
-        load(b[0], next, 0);
+        begin();
+        load(b[0], 0);
       }
-      multiply(b[1], k + 32);
+      multiply(b[1], k + 32 * kSteps);
     }
     done(group, sum);
-#pragma unroll
-    for (int j = 0; j < kNTiles; ++j) row[j] = next[j];
   }
 }
 

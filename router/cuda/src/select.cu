@@ -1,13 +1,34 @@
-// Checks, and the choice of the way to select.
+// Checks, the choice of the kind of keys, and the passes.
 
+#include <algorithm>
 #include <type_traits>
 
-#include <cuda_bf16.h>
-
 #include "router/cuda/select.hpp"
-#include "router/cuda/src/select_arguments.cuh"
+#include "router/cuda/src/keys.cuh"
+#include "router/cuda/src/select_pass.cuh"
 
 namespace airmoe::router::cuda {
+namespace {
+
+constexpr int64_t kWorkspaceBytes = int64_t{128} << 20;
+
+// Calls visit(pass) for all passes.
+template <class Visit>
+void each_pass(const SelectRequest& request, int block_words, SelectWorkspace& workspace,
+               Visit visit) {
+  const int64_t n = request.tokens.tokens;
+  const int64_t words = (request.lists.length + 1023) / 1024 * 32 * block_words;
+  const int64_t places = std::min(n, std::max<int64_t>(kWorkspaceBytes / (4 * words), 32));
+  workspace.keys.ensure(places * words);
+  workspace.codeword.ensure(places);
+  workspace.bound.ensure(places);
+  for (int64_t first = 0; first < n; first += places) {
+    visit(SelectPass{static_cast<int>(first), static_cast<int>(std::min(first + places, n)), words,
+                     workspace.keys.data(), workspace.codeword.data(), workspace.bound.data()});
+  }
+}
+
+}  // namespace
 
 template <class T>
 void select_experts(const T* hidden, int64_t d, const airmoe::cuda::CodewordTokens& tokens,
@@ -25,20 +46,26 @@ void select_experts(const T* hidden, int64_t d, const airmoe::cuda::CodewordToke
          lists.length);
   }
   if (tokens.tokens == 0) return;
-  SelectArguments<T> arguments{hidden,
-                               unit,
-                               static_cast<int>(d),
-                               static_cast<int>(active),
-                               tokens,
-                               lists,
-                               jitter != nullptr ? *jitter : airmoe::cuda::JitterKey{},
-                               jitter != nullptr && jitter->stddev != 0.0f,
-                               out,
-                               {}};
+  const SelectRequest request{tokens,
+                              lists,
+                              static_cast<int>(d),
+                              static_cast<int>(active),
+                              jitter != nullptr && jitter->stddev != 0.0f,
+                              jitter != nullptr ? *jitter : airmoe::cuda::JitterKey{},
+                              out};
   if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-    if (select_in_tiles(arguments, stream)) return;
+    if (can_score_fixed(d)) {
+      each_pass(request, FixedKeys::kBlockWords, workspace, [&](const SelectPass& pass) {
+        score_fixed(request, hidden, unit, pass, stream);
+        select_rows<FixedKeys>(request, pass, stream);
+      });
+      return;
+    }
   }
-  select_exactly(arguments, workspace, stream);
+  each_pass(request, FloatKeys::kBlockWords, workspace, [&](const SelectPass& pass) {
+    score_exact(request, hidden, unit, pass, stream);
+    select_rows<FloatKeys>(request, pass, stream);
+  });
 }
 
 template void select_experts(const float*, int64_t, const airmoe::cuda::CodewordTokens&,

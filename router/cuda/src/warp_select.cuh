@@ -15,16 +15,16 @@ namespace airmoe::router::cuda {
 struct RowLayout {
   int length;        ///< M
   int blocks;        ///< per lane
-  int lane_words;    ///< from one lane's words to the next lane's
+  int gap;           ///< words between two lanes' blocks
   uint32_t inverse;  ///< 2^32 / (32 * blocks), rounded up
 
-  /// `gap`: words between lanes, 4 spreads them over the banks of shared memory.
-  __host__ __device__ static RowLayout of(int length, int block_words, int gap) {
-    const int blocks = (length + 1023) / 1024;
-    return {length, blocks, blocks * block_words + gap,
-            static_cast<uint32_t>((uint64_t{1} << 32) / (32u * static_cast<uint32_t>(blocks)) + 1)};
+  /// A gap of 4 spreads the lanes over the banks of shared memory.
+  static RowLayout of(int64_t length, int gap) {
+    const auto blocks = static_cast<uint32_t>((length + 1023) / 1024);
+    return {static_cast<int>(length), static_cast<int>(blocks), gap,
+            static_cast<uint32_t>((uint64_t{1} << 32) / (32 * blocks) + 1)};
   }
-  __host__ __device__ int words() const { return 32 * lane_words; }
+  __host__ __device__ int words(int block_words) const { return 32 * (blocks * block_words + gap); }
   __device__ int lane_of(int position) const {
     return static_cast<int>(__umulhi(static_cast<uint32_t>(position), inverse));
   }
@@ -41,16 +41,16 @@ struct Selection {
   float* log_sum_exp;  ///< out: one, or nullptr
 };
 
-/// Positions that a warp keeps in shared memory; more are done in several rounds. Even.
+/// Positions that a warp lists at once: K and some that jitter may lift, but 512 to 1,024.
 __host__ __device__ constexpr int list_capacity(int active) {
   const int wanted = (active + active / 4 + 127) / 64 * 64;
-  return wanted < 1024 ? wanted : 1024;
+  return wanted < 512 ? 512 : wanted < 1024 ? wanted : 1024;
 }
 
 template <class Keys>
 class WarpSelect {
  public:
-  /// `words`: the token's keys; `list`: list_capacity(K) positions. Both this warp's own.
+  /// `words`: the token's keys; `list`: `capacity` positions. Both this warp's own.
   __device__ WarpSelect(const Keys& keys, const RowLayout& layout, uint32_t* words, uint16_t* list,
                         int capacity)
       : keys_(keys),
@@ -59,7 +59,7 @@ class WarpSelect {
         list_(list),
         capacity_(capacity),
         lane_(static_cast<int>(threadIdx.x) & 31),
-        mine_(words + lane_ * layout.lane_words) {}
+        mine_(words + lane_ * (layout.blocks * Keys::kBlockWords + layout.gap)) {}
 
   __device__ void run(const Selection& s, const airmoe::cuda::JitterKey* jitter) {
     start();
@@ -72,9 +72,13 @@ class WarpSelect {
   }
 
  private:
+  static constexpr int kRound = 512;  // pairs whose gates are in registers, at most a list
+  static constexpr int kPairs = kRound / 64;
+
   // count(>= low_) = at_low_ >= K > count(>= high_) = at_high_.
   uint32_t low_, high_;
   int at_low_, at_high_;
+  uint32_t largest_;
 
   // Calls visit(vector of four words) for all words of this lane.
   template <class Visit>
@@ -115,45 +119,64 @@ class WarpSelect {
     return mask;
   }
 
-  // The bracket of all keys.
-  __device__ void start() {
-    uint32_t largest = 0, smallest = ~0u;
+  __device__ __forceinline__ uint32_t largest_key() const {
+    uint32_t largest = 0;
     each_vector([&](uint4 v) {
       largest =
           Keys::largest(largest, Keys::largest(Keys::largest(v.x, v.y), Keys::largest(v.z, v.w)));
+    });
+    return __reduce_max_sync(~0u, Keys::fold_largest(largest));
+  }
+  __device__ __forceinline__ uint32_t smallest_key() const {
+    uint32_t smallest = ~0u;
+    each_vector([&](uint4 v) {
       smallest = Keys::smallest(smallest,
                                 Keys::smallest(Keys::smallest(v.x, v.y), Keys::smallest(v.z, v.w)));
     });
-    high_ = __reduce_max_sync(~0u, Keys::fold_largest(largest)) + 1;
+    return __reduce_min_sync(~0u, Keys::fold_smallest(smallest));
+  }
+
+  // The bracket of all keys.
+  __device__ void start() {
+    largest_ = largest_key();
+    high_ = largest_ + 1;
     at_high_ = 0;
-    low_ = max(__reduce_min_sync(~0u, Keys::fold_smallest(smallest)), 1u);
+    low_ = max(smallest_key(), 1u);
     at_low_ = layout_.length;
   }
 
   // Narrows until low_ is the K-th largest key or at most K + slack keys are at or above it. The
   // next threshold is where the logarithm of the count would be that of K if it were linear; an end
-  // of the bracket that stays weighs less each time, and every fourth step halves the bracket.
+  // of the bracket that stays for long weighs less each time. About 8 counts; for data that defy
+  // this every other count halves the bracket from the 17th on.
   __device__ void narrow(int active, int slack) {
     const float wanted = static_cast<float>(active) - 0.5f;
     float low_weight = 1.0f, high_weight = 1.0f;
+    float above = __logf(static_cast<float>(at_low_) / wanted);
+    float below = __logf(wanted / fmaxf(static_cast<float>(at_high_), 0.5f));
+    bool low_moved = false, high_moved = false;
     for (int step = 1; high_ - low_ > 1 && at_low_ > active + slack; ++step) {
-      const float above = low_weight * __logf(static_cast<float>(at_low_) / wanted);
-      const float below = high_weight * __logf(wanted / fmaxf(static_cast<float>(at_high_), 0.5f));
-      uint32_t t = keys_.between(low_, high_, above / (above + fmaxf(below, 0.0f)));
-      if (step % 4 == 0) t = low_ + (high_ - low_) / 2;
+      uint32_t t = keys_.between(
+          low_, high_, __fdividef(above * low_weight, above * low_weight + below * high_weight));
+      if (step > 16 && step % 2 == 0) t = low_ + (high_ - low_) / 2;
       t = min(max(t, low_ + 1), high_ - 1);
       const int count = count_at_least(t);
+      const float distance = __logf(fmaxf(static_cast<float>(count), 0.5f) / wanted);
       if (count >= active) {
         low_ = t;
         at_low_ = count;
+        above = distance;
         low_weight = 1.0f;
-        high_weight *= 0.5f;
+        high_weight *= low_moved ? 0.5f : 1.0f;
       } else {
         high_ = t;
         at_high_ = count;
+        below = -distance;
         high_weight = 1.0f;
-        low_weight *= 0.5f;
+        low_weight *= high_moved ? 0.5f : 1.0f;
       }
+      low_moved = count >= active;
+      high_moved = !low_moved;
     }
   }
 
@@ -208,27 +231,24 @@ class WarpSelect {
         }
       }
       const int first = (lane_ * layout_.blocks + block) * 32;
-      if (taken.total <= capacity_) {
-#pragma unroll
-        for (int i = 0; i < 32; ++i) {
-          if ((mask >> i & 1) != 0) list_[at++] = static_cast<uint16_t>(first + i);
-        }
-      } else {
-        for (; mask != 0; mask &= mask - 1, ++at) {
-          if (at >= 0 && at < capacity_) list_[at] = static_cast<uint16_t>(first + __ffs(mask) - 1);
+      for (; mask != 0; mask &= mask - 1, ++at) {
+        if (static_cast<unsigned>(at) < static_cast<unsigned>(capacity_)) {
+          list_[at] = static_cast<uint16_t>(first + __ffs(static_cast<int>(mask)) - 1);
         }
       }
     }
     __syncwarp();
   }
 
-  __device__ uint32_t* block_of(int position) const {
-    const int lane = layout_.lane_of(position);
-    return words_ + lane * layout_.lane_words +
-           (position / 32 - lane * layout_.blocks) * Keys::kBlockWords;
+  __device__ uint32_t* words_of(int position) const {
+    return words_ + layout_.lane_of(position) * layout_.gap;
   }
-  __device__ float score(int position) const {
-    return keys_.value(Keys::get(block_of(position), position & 31));
+  __device__ void draw(const Selection& s, const airmoe::cuda::JitterKey& jitter,
+                       int position) const {
+    const float by = airmoe::cuda::jitter(jitter, s.token,
+                                          static_cast<uint32_t>(s.expert[position]), s.codeword);
+    uint32_t* words = words_of(position);
+    Keys::set(words, position, keys_.moved(Keys::get(words, position), by));
   }
 
   // Moves every key that could be among the K largest by its jitter, and makes a new bracket.
@@ -236,30 +256,67 @@ class WarpSelect {
     const float bound = jitter.stddev * 4.4f * 1.001f;  // kJitterBound
     // K keys end up at or above the new low_, so none that ends up below it is selected.
     const uint32_t low = keys_.lower(low_, bound);
-    const Taken taken = take(1, keys_.lower(low, bound), 0);
-    for (int from = 0; from < taken.total; from += capacity_) {
-      list(taken, from);
-      const int count = min(capacity_, taken.total - from);
-      for (int i = lane_; i < count; i += 32) {
-        const int position = list_[i];
-        const float by = airmoe::cuda::jitter(
-            jitter, s.token, static_cast<uint32_t>(s.expert[position]), s.codeword);
-        uint32_t* block = block_of(position);
-        Keys::set(block, position & 31, keys_.moved(Keys::get(block, position & 31), by));
+    const uint32_t floor = keys_.lower(low, bound);
+    const Taken taken = take(1, floor, 0);
+    if (taken.total <= capacity_) {
+      list(taken, 0);
+      for (int i = lane_; i < taken.total; i += 32) draw(s, jitter, list_[i]);
+    } else {
+      for (int i = lane_; i < layout_.length; i += 32) {
+        if (Keys::get(words_of(i), i) >= floor) draw(s, jitter, i);
       }
-      __syncwarp();
     }
+    __syncwarp();
     low_ = low;
     high_ = keys_.higher(high_, bound);
     at_low_ = count_at_least(low_);
     at_high_ = count_at_least(high_);
+    largest_ = largest_key();
   }
 
-  template <class Visit>
-  __device__ __forceinline__ void each_taken(const Taken& taken, bool listed, Visit visit) const {
-    for (int from = 0; from < taken.total; from += capacity_) {
-      if (!listed) list(taken, from);
-      visit(from, min(capacity_, taken.total - from));
+  // exp(score - largest) of the listed entries 2 * lane + 64 * i and the one behind, 0 behind
+  // `count`; returns the lane's sum.
+  __device__ __forceinline__ typename Keys::Sum exponentiate(int count, float2 (&e)[kPairs]) const {
+    const float largest = keys_.value(largest_);
+    const auto of = [&](int position) {
+      return Keys::exponential(keys_.value(Keys::get(words_of(position), position)) - largest);
+    };
+    typename Keys::Sum sum = 0;
+#pragma unroll
+    for (int i = 0; i < kPairs; ++i) {
+      e[i] = make_float2(0.0f, 0.0f);
+      if (64 * i >= count) continue;
+      const int at = 2 * lane_ + 64 * i;
+      if (at < count) e[i].x = of(list_[at]);
+      if (at + 1 < count) e[i].y = of(list_[at + 1]);
+      sum += Keys::term(e[i].x) + Keys::term(e[i].y);
+    }
+    return sum;
+  }
+
+  // Positions and gates of the listed entries, which are number `from` and following.
+  __device__ __forceinline__ void store(const Selection& s, int from, int count,
+                                        const float2 (&e)[kPairs], float scale) const {
+    uint16_t* const position = s.position + from;
+    float* const gate = s.gate + from;
+#pragma unroll
+    for (int i = 0; i < kPairs; ++i) {
+      if (64 * i >= count) continue;
+      const int at = 2 * lane_ + 64 * i;
+      if (s.active % 2 == 0) {  // both aligned for two at a time
+        if (at >= count) continue;
+        *reinterpret_cast<ushort2*>(position + at) = *reinterpret_cast<const ushort2*>(list_ + at);
+        *reinterpret_cast<float2*>(gate + at) = make_float2(e[i].x * scale, e[i].y * scale);
+        continue;
+      }
+      if (at < count) {
+        position[at] = list_[at];
+        gate[at] = e[i].x * scale;
+      }
+      if (at + 1 < count) {
+        position[at + 1] = list_[at + 1];
+        gate[at + 1] = e[i].y * scale;
+      }
     }
   }
 
@@ -268,43 +325,26 @@ class WarpSelect {
     // at_low_ = K: all of them; else low_ is the K-th largest key, and shared by several.
     const bool exact = at_low_ == s.active;
     const Taken taken = exact ? take(low_, low_, 0) : take(low_, high_, s.active - at_high_);
-    const bool listed = taken.total <= capacity_;
-    if (listed) list(taken, 0);
-    float largest = -INFINITY;
-    each_taken(taken, listed, [&](int, int count) {
-      for (int i = lane_; i < count; i += 32) largest = fmaxf(largest, score(list_[i]));
-    });
-    for (int step = 16; step > 0; step /= 2) {
-      largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, step));
-    }
+    float2 e[kPairs];
     Sum sum = 0;
-    each_taken(taken, listed, [&](int, int count) {
-      for (int i = lane_; i < count; i += 32) {
-        sum += Keys::term(Keys::exponential(score(list_[i]) - largest));
-      }
-    });
+    for (int from = 0; from < s.active; from += kRound) {
+      list(taken, from);
+      sum += exponentiate(min(kRound, s.active - from), e);
+    }
+#pragma unroll
     for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
     const float inverse = static_cast<float>(Sum(1) / sum);
     if (s.log_sum_exp != nullptr && lane_ == 0) {
-      *s.log_sum_exp = largest + logf(static_cast<float>(sum));
+      *s.log_sum_exp = keys_.value(largest_) + logf(static_cast<float>(sum));
     }
-    each_taken(taken, listed, [&](int from, int count) {
-      const auto gate = [&](int position) {
-        return Keys::exponential(score(position) - largest) * inverse;
-      };
-      if (s.active % 2 == 0) {  // so are `from` and `count`: two at a time
-        for (int i = 2 * lane_; i < count; i += 64) {
-          const ushort2 two = *reinterpret_cast<const ushort2*>(list_ + i);
-          *reinterpret_cast<ushort2*>(s.position + from + i) = two;
-          *reinterpret_cast<float2*>(s.gate + from + i) = make_float2(gate(two.x), gate(two.y));
-        }
-      } else {
-        for (int i = lane_; i < count; i += 32) {
-          s.position[from + i] = list_[i];
-          s.gate[from + i] = gate(list_[i]);
-        }
+    for (int from = 0; from < s.active; from += kRound) {
+      const int count = min(kRound, s.active - from);
+      if (s.active > kRound) {
+        list(taken, from);
+        exponentiate(count, e);
       }
-    });
+      store(s, from, count, e, inverse);
+    }
   }
 
   const Keys keys_;
