@@ -40,6 +40,10 @@ class DeviceShortlists {
                const std::optional<airmoe::cuda::JitterKey>& jitter, const DeviceCodewords& which,
                cudaStream_t stream);
 
+  /// Local: codewords that are new ones (restarted): the next rebuild of all lists looks for their
+  /// thresholds afresh instead of trying the old ones. Asynchronous.
+  void forget(const DeviceCodewords& which, cudaStream_t stream);
+
   /// The lists, ids ascending; rows are the ids. Valid while this object lives.
   airmoe::cuda::DeviceLists view() const { return {length_, lists_.data(), lists_.data()}; }
 
@@ -56,7 +60,8 @@ class DeviceShortlists {
   int64_t sample_ = 0;    // experts that a first threshold is taken from; 0: all are candidates
   int64_t row_elements_;  // elements of candidates_ per codeword
   int64_t chunk_;         // codewords at a time
-  bool warm_ = false;     // every codeword has a threshold
+  bool warm_ = false;     // every codeword has a threshold, but those forgotten
+  bool forgot_ = false;
   airmoe::cuda::DeviceBuffer<int32_t> lists_;
   airmoe::cuda::DeviceBuffer<float> threshold_;  // NaN: none yet. Shape: [G]
   airmoe::cuda::DeviceBuffer<uint64_t> candidates_;

@@ -31,6 +31,10 @@ int64_t round_up(int64_t x, int64_t to) {
   return (x + to - 1) / to * to;
 }
 
+__global__ void forget_thresholds(DeviceCodewords which, float* threshold) {
+  for (int i = threadIdx.x; i < *which.count; i += blockDim.x) threshold[which.id[i]] = NAN;
+}
+
 }  // namespace
 
 template <class T>
@@ -100,7 +104,7 @@ void DeviceShortlists<T>::rebuild_rows(const T* codebook, const T* unit,
   if (task.jittered) task.jitter = *jitter;
 
   const bool all = which.id == nullptr;
-  const bool sampled = sample_ > 0 && !(all && warm_);
+  const bool sampled = sample_ > 0 && !(all && warm_ && !forgot_);
   for (int64_t first = 0; first < codewords_; first += chunk_) {
     const int64_t rows = std::min(chunk_, codewords_ - first);
     prepare_rows(work, first, rows, codewords_, which, sampled, threshold_.data(), stream);
@@ -127,6 +131,14 @@ void DeviceShortlists<T>::rebuild_rows(const T* codebook, const T* unit,
     select_lists(work, rows, shape, task, threshold_.data(), lists_.data(), stream);
   }
   warm_ = warm_ || all;
+  if (all) forgot_ = false;
+}
+
+template <class T>
+void DeviceShortlists<T>::forget(const DeviceCodewords& which, cudaStream_t stream) {
+  forget_thresholds<<<1, 256, 0, stream>>>(which, threshold_.data());
+  AIRMOE_CUDA_LAUNCHED();
+  forgot_ = true;
 }
 
 template <class T>

@@ -156,6 +156,7 @@ void DeviceMoeLayer<T>::route(const T* hidden, cudaStream_t stream) {
     }
     const T* unit = tables_.values(unit_table_);
     if (list_state_ != ListState::training) {
+      lists_.forget(codebook_.dead(), stream);
       lists_.rebuild(codebook_.compute(), unit, jitter, stream);
       list_state_ = ListState::training;
     } else {

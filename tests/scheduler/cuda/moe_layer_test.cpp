@@ -1,0 +1,227 @@
+// The layer on a device against the host's on the hidden states of a model in training: in fp32 the
+// same codewords, lists and experts, and the same sums up to rounding.
+
+#include "scheduler/cuda/moe_layer.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <iterator>
+#include <vector>
+
+#include <cuda_bf16.h>
+#include <gtest/gtest.h>
+
+#include "scheduler/train/host_engine.hpp"
+#include "tests/support/mpi_test.hpp"
+
+namespace airmoe::test {
+namespace {
+
+using scheduler::MicroBatch;
+using scheduler::Model;
+using scheduler::MoeLayer;
+using scheduler::RoutingRecord;
+using scheduler::TrainConfig;
+using scheduler::cuda::DeviceMoeLayer;
+using scheduler::cuda::DeviceParameters;
+
+constexpr uint64_t kSeed = 5;
+
+bool no_device() {
+  std::string reason;
+  if (cuda::device_count(&reason) > 0) return false;
+  std::printf("skipped: %s\n", reason.c_str());
+  return true;
+}
+
+double relative_error(std::span<const float> expected, std::span<const float> actual) {
+  double difference = 0, size = 0;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    difference += std::pow(static_cast<double>(expected[i]) - actual[i], 2);
+    size += std::pow(static_cast<double>(expected[i]), 2);
+  }
+  return std::sqrt(difference / size);
+}
+
+struct Shape {
+  const char* name;
+  int64_t expert_dim;
+  scheduler::ExpertActivation activation;
+  experts::Path path;
+};
+
+class DeviceMoeLayerTest : public ::testing::TestWithParam<Shape> {
+ protected:
+  void SetUp() override {
+    if (no_device()) GTEST_SKIP();
+    config.model.layers = 2;
+    config.model.dim = 128;
+    config.model.heads = 4;
+    config.model.kv_heads = 2;
+    config.model.ffn_dim = 256;
+    config.model.context = 128;
+    config.model.vocab = 128;
+    config.model.moe_layers = {1};
+    config.model.experts = 4096;
+    config.model.active = 64;
+    config.model.codewords = 48;
+    config.model.shortlist = 512;
+    config.model.expert_dim = GetParam().expert_dim;
+    config.model.expert_activation = GetParam().activation;
+    config.batch = 8;
+    config.seed = kSeed;
+    model = std::make_unique<Model>(world(), config.model, kSeed, config.expert_path, config.sums,
+                                    config.exchange);
+    scheduler::HostEngine engine(world(), *model, config);
+    for (int64_t s = 1; s <= kSteps; ++s) {
+      std::vector<int32_t> tokens, targets;
+      make_tokens(s, tokens, targets);
+      engine.micro_batch(tokens, targets, config.batch, micro_batch(s));
+      const auto sums = engine.finish_gradients();
+      engine.update(2e-3, s, std::sqrt(sums.squares));
+      if (s == kSteps) engine.capture(0, trained);
+    }
+    const RandomStream random(kSeed, Purpose::test_data, 99);
+    d_out.ensure(count() * config.model.dim);
+    random.fill_normal(d_out.data(), d_out.size(), 0, 1e-3f);
+  }
+
+  int64_t count() const { return config.batch * config.model.context; }
+  MoeLayer& host() { return *model->moe_layers()[0]; }
+
+  void make_tokens(int64_t step, std::vector<int32_t>& tokens,
+                   std::vector<int32_t>& targets) const {
+    const RandomStream random(7, Purpose::test_data, static_cast<uint32_t>(step));
+    int32_t token = 0;
+    for (int64_t i = 0; i <= count(); ++i) {
+      const auto draw = static_cast<int32_t>(random.uniform(static_cast<uint64_t>(i)) * 3);
+      token = static_cast<int32_t>((token * 7 + 11 + draw) % config.model.vocab);
+      if (i < count()) tokens.push_back(token);
+      if (i > 0) targets.push_back(token);
+    }
+  }
+  MicroBatch micro_batch(int64_t step, bool training = true) const {
+    MicroBatch m;
+    m.step = static_cast<uint32_t>(step);
+    m.training = training;
+    m.range = {count(), 0};
+    m.loss_scale = 1.0f / static_cast<float>(count());
+    return m;
+  }
+
+  static constexpr int64_t kSteps = 12;
+  TrainConfig config;
+  std::unique_ptr<Model> model;
+  RoutingRecord trained;  // its hidden states are the input of both layers
+  Buffer<float> d_out;
+};
+
+template <class T>
+struct OnDevice {
+  OnDevice(MoeLayer& host, scheduler::ParameterSet& set, const RoutingRecord& input,
+           const Buffer<float>& gradient, experts::Path path)
+      : parameters(set),
+        jitter(stream),
+        layer(host, kSeed, parameters, jitter, path, nullptr, stream) {
+    parameters.upload(stream);
+    layer.take_from_host(stream);
+    layer.parameters_changed(stream);
+    upload(input.hidden, hidden);
+    upload(gradient, d_out);
+    out.ensure(input.hidden.size());
+    d_hidden.ensure(input.hidden.size());
+  }
+  void upload(const Buffer<float>& from, cuda::DeviceBuffer<T>& to) {
+    std::vector<T> narrow(static_cast<std::size_t>(from.size()));
+    for (int64_t i = 0; i < from.size(); ++i) narrow[static_cast<std::size_t>(i)] = T(from[i]);
+    to.upload(narrow, stream);
+    stream.synchronize();
+  }
+  std::vector<float> read(const float* from, int64_t n) {
+    std::vector<float> to(static_cast<std::size_t>(n));
+    stream.synchronize();
+    AIRMOE_CUDA(cudaMemcpy(to.data(), from, to.size() * sizeof(float), cudaMemcpyDeviceToHost));
+    return to;
+  }
+
+  cuda::Stream stream;
+  DeviceParameters<T> parameters;
+  cuda::JitterTable jitter;
+  DeviceMoeLayer<T> layer;
+  cuda::DeviceBuffer<T> hidden, d_out;
+  cuda::DeviceBuffer<float> out, d_hidden;
+};
+
+TEST_P(DeviceMoeLayerTest, F32SelectsTheHostsExpertsAndAddsUpTheSame) {
+  const int64_t n = count(), d = config.model.dim, k = config.model.active;
+  OnDevice<float> device(host(), model->parameters(), trained, d_out, GetParam().path);
+  Buffer<float> out(n * d), d_hidden(n * d);
+  for (int64_t index = 0; index < 2; ++index) {  // new lists, then kept ones
+    MicroBatch batch = micro_batch(kSteps + 1);
+    batch.index = static_cast<uint32_t>(index);
+    batch.count = 2;
+    host().begin_micro_batch(batch);
+    host().forward({trained.hidden.data(), n, d}, {out.data(), n, d});
+    device.layer.begin_micro_batch(batch);
+    device.layer.forward(device.hidden.data(), n, device.out.data(), device.stream);
+    RoutingRecord a, b;
+    host().capture(a);
+    device.layer.capture(b, device.stream);
+    EXPECT_TRUE(std::equal(a.codeword.begin(), a.codeword.end(), b.codeword.begin()));
+    EXPECT_TRUE(std::equal(a.expert.begin(), a.expert.end(), b.expert.begin()));
+    EXPECT_LT(relative_error(a.gate.span(), b.gate.span()), 1e-6);
+    EXPECT_LT(relative_error(a.log_sum_exp.span(), b.log_sum_exp.span()), 1e-6);
+    EXPECT_LT(relative_error(out.span(), device.read(device.out.data(), n * d)), 1e-5);
+    ASSERT_EQ(b.expert.size(), n * k);
+
+    host().backward({d_out.data(), n, d}, {d_hidden.data(), n, d});
+    device.layer.backward(device.d_out.data(), device.d_hidden.data(), device.stream);
+    EXPECT_LT(relative_error(d_hidden.span(), device.read(device.d_hidden.data(), n * d)), 1e-4);
+  }
+  host().finish_gradients();
+  device.layer.finish_gradients(device.stream);
+  for (scheduler::Parameter* p :
+       {&host().centroid(), &host().up(), &host().down(), host().gate_proj()}) {
+    if (p == nullptr) continue;
+    const auto actual = device.read(device.parameters.gradient(*p), p->local_size());
+    EXPECT_LT(relative_error({p->gradient.data(), actual.size()}, actual), 1e-4) << p->name;
+  }
+}
+
+TEST_P(DeviceMoeLayerTest, Bf16StaysWithinItsRounding) {
+  const int64_t n = count(), d = config.model.dim, k = config.model.active;
+  OnDevice<__nv_bfloat16> device(host(), model->parameters(), trained, d_out, GetParam().path);
+  Buffer<float> out(n * d), d_hidden(n * d);
+  const MicroBatch batch = micro_batch(kSteps + 1, false);
+  host().begin_micro_batch(batch);
+  host().forward({trained.hidden.data(), n, d}, {out.data(), n, d});
+  device.layer.begin_micro_batch(batch);
+  device.layer.forward(device.hidden.data(), n, device.out.data(), device.stream);
+  RoutingRecord a, b;
+  host().capture(a);
+  device.layer.capture(b, device.stream);
+  int64_t common = 0, codewords = 0;
+  for (int64_t t = 0; t < n; ++t) {
+    codewords += a.codeword[t] == b.codeword[t];
+    std::vector<int32_t> both;
+    std::set_intersection(a.expert.data() + t * k, a.expert.data() + (t + 1) * k,
+                          b.expert.data() + t * k, b.expert.data() + (t + 1) * k,
+                          std::back_inserter(both));
+    common += std::ssize(both);
+  }
+  EXPECT_GT(codewords, n * 97 / 100);
+  EXPECT_GT(common, n * k * 95 / 100);
+  EXPECT_LT(relative_error(out.span(), device.read(device.out.data(), n * d)), 0.1);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, DeviceMoeLayerTest,
+    ::testing::Values(
+        Shape{"gelu_dense", 1, scheduler::ExpertActivation::gelu, experts::Path::dense},
+        Shape{"gelu_grouped", 1, scheduler::ExpertActivation::gelu, experts::Path::grouped},
+        Shape{"swiglu_dense", 2, scheduler::ExpertActivation::swiglu, experts::Path::dense},
+        Shape{"relu_grouped", 3, scheduler::ExpertActivation::relu, experts::Path::grouped}),
+    [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace airmoe::test
