@@ -226,6 +226,11 @@ std::unique_ptr<Engine> make_cuda_engine(comm::Communicator& comm, Model& model,
   if (airmoe::cuda::device_count(&reason) == 0) {
     fail(ExitCode::config, "--device cuda: {}: give --device cpu", reason);
   }
+  if (config.exchange.rank_cap > 0) {
+    fail(ExitCode::config,
+         "--rank-cap {}: lists on devices are not capped; leave it out, or give --device cpu",
+         config.exchange.rank_cap);
+  }
   const int place = comm.size() > 1 ? comm::find_nodes().place_of[comm.rank()] : 0;
   airmoe::cuda::use_device(place % airmoe::cuda::device_count());
   if (config.compute_type == ComputeType::f32) {
