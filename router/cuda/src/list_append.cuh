@@ -105,9 +105,10 @@ __device__ __forceinline__ void append_scores(float (&score)[8][8], const RowOf&
   __syncthreads();
 #pragma unroll
   for (int r = 0; r < 8; ++r) {
+    uint32_t hits = appended[r] & 0xFFu;
+    if (hits == 0) continue;
     const int row = row_of(r);
     const int slot = shared.base[row] + static_cast<int>(appended[r] >> 8);
-    uint32_t hits = appended[r] & 0xFFu;
     if (slot + __popc(hits) > static_cast<int>(task.capacity)) hits = 0;  // the row is lost anyway
     Candidate* to = task.candidates + int64_t{first_row + row} * task.row_elements + slot;
 #pragma unroll
