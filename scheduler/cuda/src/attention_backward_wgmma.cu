@@ -2,6 +2,7 @@
 // blocks for keys in one grid, as in attention_backward_bf16.cu, each one warp group with 64 rows.
 
 #include "scheduler/cuda/src/attention_tiles.cuh"
+#include "scheduler/cuda/src/block_order.hpp"
 #include "scheduler/cuda/src/wgmma.cuh"
 
 namespace airmoe::scheduler::cuda::attention {
@@ -245,18 +246,19 @@ __device__ __forceinline__ void key_block(const Inputs<Bf16>& in, const Gradient
 
 #endif
 
-/// Blocks [0, key_columns) of a row of the grid are for keys, the others for queries; the rows of
-/// the grid with most work come first.
+/// A column of keys is followed by those of the query heads of its part; the most work comes first.
 __global__ __launch_bounds__(kThreads, 3) void backward_kernel(Inputs<Bf16> in, Gradients<Bf16> g,
-                                                               int key_columns) {
+                                                               BlockOrder order) {
 #if defined(AIRMOE_HAS_WGMMA)
   extern __shared__ __align__(1024) unsigned char shared[];
   const Layout at(shared);
-  const int column = blockIdx.x;
-  if (column < key_columns) {
-    key_block(in, g, column, blockIdx.y * kRows, at);
+  const int heads = in.group / g.parts;
+  const auto [column, level] = order.place_of(blockIdx.x);
+  const int part = column / (1 + heads), head = column % (1 + heads);
+  if (head == 0) {
+    key_block(in, g, part, level * kRows, at);
   } else {
-    query_block(in, g, column - key_columns, (gridDim.y - 1 - blockIdx.y) * kRows, at);
+    query_block(in, g, part * heads + head - 1, (order.levels - 1 - level) * kRows, at);
   }
 #endif
 }
@@ -267,10 +269,9 @@ void launch_backward_wgmma(const Inputs<Bf16>& in, int64_t sequences, const Grad
                            cudaStream_t stream) {
   AIRMOE_CUDA(
       cudaFuncSetAttribute(backward_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
-  const int key_columns = static_cast<int>(sequences) * in.kv_heads * g.parts;
-  const dim3 grid(static_cast<unsigned>(key_columns + sequences * in.heads),
-                  (in.context + kRows - 1) / kRows);
-  backward_kernel<<<grid, kThreads, kBytes, stream>>>(in, g, key_columns);
+  const int64_t parts = sequences * in.kv_heads * g.parts;
+  const BlockOrder order(parts + sequences * in.heads, (in.context + kRows - 1) / kRows);
+  backward_kernel<<<order.blocks(), kThreads, kBytes, stream>>>(in, g, order);
   AIRMOE_CUDA_LAUNCHED();
 }
 

@@ -3,6 +3,7 @@
 // of the next.
 
 #include "scheduler/cuda/src/attention_softmax.cuh"
+#include "scheduler/cuda/src/block_order.hpp"
 #include "scheduler/cuda/src/wgmma.cuh"
 
 namespace airmoe::scheduler::cuda::attention {
@@ -15,8 +16,8 @@ constexpr int kStages = 3;  // steps in shared memory: values of the last, keys 
 constexpr int kTileBytes = kKeys * kDim * 2;
 constexpr int kBytes = (1 + 2 * kStages) * kTileBytes + 1024;  // tiles begin at multiples of 1,024
 
-__global__ __launch_bounds__(kThreads, 3) void forward_kernel(Inputs<Bf16> in, Bf16* out,
-                                                              float* log_sum) {
+__global__ __launch_bounds__(kThreads, 3) void forward_kernel(Inputs<Bf16> in, BlockOrder order,
+                                                              Bf16* out, float* log_sum) {
 #if defined(AIRMOE_HAS_WGMMA)
   extern __shared__ __align__(1024) unsigned char shared[];
   const uint32_t padding = -shared_address(shared) % 1024;
@@ -24,8 +25,9 @@ __global__ __launch_bounds__(kThreads, 3) void forward_kernel(Inputs<Bf16> in, B
   const auto k_tile = [&](int step) { return q_tile + (1 + 2 * (step % kStages)) * kTileBytes; };
   const auto v_tile = [&](int step) { return k_tile(step) + kTileBytes; };
 
-  const int sequence = blockIdx.x / in.heads, head = blockIdx.x % in.heads;
-  const int begin = (gridDim.y - 1 - blockIdx.y) * kRows;  // long rows of keys start first
+  const auto [column, level] = order.place_of(blockIdx.x);
+  const int sequence = column / in.heads, head = column % in.heads;
+  const int begin = (order.levels - 1 - level) * kRows;  // long rows of keys start first
   const int64_t first = static_cast<int64_t>(sequence) * in.context;
   const Bf16* k = in.k + first * in.ld_k + head / in.group * in.head_dim;
   const Bf16* v = in.v + first * in.ld_v + head / in.group * in.head_dim;
@@ -91,7 +93,7 @@ __global__ __launch_bounds__(kThreads, 3) void forward_kernel(Inputs<Bf16> in, B
   wait_products<0>();
   pin(sums);
 
-  finish_rows(sums, rows, in.scale, log_sum + static_cast<int64_t>(blockIdx.x) * in.context, row,
+  finish_rows(sums, rows, in.scale, log_sum + static_cast<int64_t>(column) * in.context, row,
               in.context);
   const int64_t ld_out = static_cast<int64_t>(in.heads) * in.head_dim;
   float all[1][kDim / 8][4];
@@ -112,8 +114,8 @@ void launch_forward_wgmma(const Inputs<Bf16>& in, int64_t sequences, Bf16* out, 
                           cudaStream_t stream) {
   AIRMOE_CUDA(
       cudaFuncSetAttribute(forward_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
-  const dim3 grid(static_cast<unsigned>(sequences * in.heads), (in.context + kRows - 1) / kRows);
-  forward_kernel<<<grid, kThreads, kBytes, stream>>>(in, out, log_sum);
+  const BlockOrder order(sequences * in.heads, (in.context + kRows - 1) / kRows);
+  forward_kernel<<<order.blocks(), kThreads, kBytes, stream>>>(in, order, out, log_sum);
   AIRMOE_CUDA_LAUNCHED();
 }
 
