@@ -63,47 +63,58 @@ __global__ void __launch_bounds__(ScoresShape::kThreads, 3)
   const uint32_t* const mask = tiles.mask + at;
   const uint16_t* const first = tiles.first + at;
 
-  // Copies: a thread has one 16-byte segment of every 32nd row.
+  // Copies: a thread has one 16-byte segment of every 32nd row. Rows behind the last used candidate
+  // are copies of the table's first: their products are not read.
   const int copy_segment = threadIdx.x % 8, copy_row = threadIdx.x / 8;
+  const uint32_t copy_to = swizzled<8>(copy_row, copy_segment);  // 32 rows on: 32 x 128 bytes on
   const auto table_rows = [&](int chunk, int(&id)[4]) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int r = chunk * Shape::kRows + copy_row + 32 * i;
-      id[i] = -1;
+      id[i] = 0;
       if (chunk >= chunks) continue;
       if constexpr (kOneUnit) {
-        id[i] = rows[r];
+        id[i] = max(rows[r], 0);
       } else {
         const int candidate = units.divide(r);
         if (candidate < used) id[i] = rows[candidate] * units.divisor() + units.remainder(r);
       }
     }
   };
-  int id[4], next_id[4];
-  int copied = 0, copy_slab = 0, copy_chunk = first_chunk, stage = 0;  // of the next copy
+  const __nv_bfloat16* source[4];  // of the next copy
+  int next_id[4];
+  int copied = 0, copy_slab = 0, copy_chunk = first_chunk;
+  uint32_t copy_stage = ring + copy_to;
+  const auto start_chunk = [&](const int(&id)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      source[i] = table + static_cast<int64_t>(id[i]) * d + copy_segment * 8;
+    }
+  };
   const auto copy = [&]() {
     if (copied < total) {
-      const int column = copy_slab * Shape::kColumns + copy_segment * 8;
+      const bool valid = copy_slab * Shape::kColumns + copy_segment * 8 < d;
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const bool valid = column < d && id[i] >= 0;
-        copy_async_16(
-            ring + stage * Shape::kStageBytes + swizzled<8>(copy_row + 32 * i, copy_segment),
-            valid ? table + static_cast<int64_t>(id[i]) * d + column : table, valid);
+        copy_async_16(copy_stage + i * 32 * 128, source[i], valid);
+        source[i] += Shape::kColumns;
       }
-      stage = stage + 1 == Shape::kStages ? 0 : stage + 1;
+      copy_stage += Shape::kStageBytes;
+      if (copy_stage == ring + copy_to + Shape::kStages * Shape::kStageBytes) {
+        copy_stage = ring + copy_to;
+      }
       ++copied;
       if (++copy_slab == slabs) {
         copy_slab = 0;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) id[i] = next_id[i];
+        start_chunk(next_id);
         table_rows(++copy_chunk + 1, next_id);
       }
     }
     commit_copies();
   };
 
-  table_rows(first_chunk, id);
+  table_rows(first_chunk, next_id);
+  start_chunk(next_id);
   table_rows(first_chunk + 1, next_id);
   {
     const bool valid_token = copy_row < count;
@@ -112,9 +123,8 @@ __global__ void __launch_bounds__(ScoresShape::kThreads, 3)
     for (int slab = 0; slab < slabs; ++slab) {
       const int column = slab * Shape::kColumns + copy_segment * 8;
       const bool valid = valid_token && column < d;
-      copy_async_16(
-          token_slabs + slab * Shape::kTokenSlabBytes + swizzled<8>(copy_row, copy_segment),
-          valid ? from + column : x, valid);
+      copy_async_16(token_slabs + slab * Shape::kTokenSlabBytes + copy_to,
+                    valid ? from + column : x, valid);
     }
   }
 #pragma unroll
@@ -122,6 +132,10 @@ __global__ void __launch_bounds__(ScoresShape::kThreads, 3)
 
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int halves = count > 16 ? 2 : 1;
+  // Addresses of the lane's rows of the first token slab and the first stage.
+  const uint32_t left_lane = token_slabs + swizzled<8>(lane % 16, lane / 16);
+  const uint32_t right_lane =
+      ring + swizzled<8>(warp * 16 + lane % 8 + lane / 16 * 8, lane / 8 % 2);
   const int shift = warp % 2 * 16;  // the warp's candidates in their word
   float* const slots = reinterpret_cast<float*>(shared + slabs * Shape::kTokenSlabBytes +
                                                 Shape::kStages * Shape::kStageBytes) +
@@ -149,20 +163,20 @@ __global__ void __launch_bounds__(ScoresShape::kThreads, 3)
         }
       }
     }
-    const uint32_t left = token_slabs + slab * Shape::kTokenSlabBytes;
-    const uint32_t right = ring + read_stage * Shape::kStageBytes;
+    // Columns k .. k + 15 lie 2 k bytes on, which with the swizzle is an exclusive or.
+    const uint32_t left = left_lane + slab * Shape::kTokenSlabBytes;
+    const uint32_t right = right_lane + read_stage * Shape::kStageBytes;
     read_stage = read_stage + 1 == Shape::kStages ? 0 : read_stage + 1;
 #pragma unroll
     for (int k = 0; k < Shape::kColumns; k += 16) {
       uint32_t b[4];
-      load_matrix_x4(
-          b, right + swizzled<8>(warp * 16 + lane % 8 + lane / 16 * 8, k / 8 + lane / 8 % 2));
+      load_matrix_x4(b, right ^ (2 * k));
       const uint32_t b0[2] = {b[0], b[1]}, b1[2] = {b[2], b[3]};
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         if (half >= halves) break;
         uint32_t a[4];
-        load_matrix_x4(a, left + swizzled<8>(half * 16 + lane % 16, k / 8 + lane / 16));
+        load_matrix_x4(a, (left ^ (2 * k)) + half * 16 * 128);
         mma_bf16(sum[half][0], a, b0);
         mma_bf16(sum[half][1], a, b1);
       }

@@ -65,9 +65,9 @@ class Launcher {
   cudaStream_t stream_;
 };
 
-/// From so many units on, one product of a row's coefficients with its tokens beats reading the
-/// tokens once per four units.
-constexpr int64_t kTensorUnits = 8;
+/// From so many products per row on, and so many units, one product on tensor cores beats reading
+/// the tokens once per four units.
+constexpr int64_t kTensorUnits = 16, kTensorProducts = 512;
 
 void accumulate_units(const PairGroups& groups, const AccumulateTerm<__nv_bfloat16>& term,
                       int64_t d, cudaStream_t stream) {
@@ -86,8 +86,9 @@ void accumulate_units(const PairGroups& groups, const AccumulateTerm<__nv_bfloat
 }
 
 template <class T>
-bool on_tensor_cores(const AccumulateTerm<T>& term) {
-  return std::is_same_v<T, __nv_bfloat16> && term.units >= kTensorUnits;
+bool on_tensor_cores(const PairGroups& groups, const AccumulateTerm<T>& term) {
+  return std::is_same_v<T, __nv_bfloat16> && term.units >= kTensorUnits &&
+         groups.pairs * term.units >= kTensorProducts * groups.rows;
 }
 
 template <class T>
@@ -128,19 +129,20 @@ void accumulate_pairs(const PairGroups& groups, std::span<const AccumulateTerm<T
 
   if constexpr (std::is_same_v<T, __nv_bfloat16>) {
     for (const auto& term : terms) {
-      if (on_tensor_cores(term)) accumulate_units(groups, term, d, stream);
+      if (on_tensor_cores(groups, term)) accumulate_units(groups, term, d, stream);
     }
   }
   // Else one source after the other, up to four jobs at a time.
   for (std::size_t i = 0; i < terms.size(); ++i) {
     bool done = false;
     for (std::size_t before = 0; before < i; ++before) {
-      done = done || (terms[before].source == terms[i].source && !on_tensor_cores(terms[before]));
+      done = done ||
+             (terms[before].source == terms[i].source && !on_tensor_cores(groups, terms[before]));
     }
-    if (done || on_tensor_cores(terms[i])) continue;
+    if (done || on_tensor_cores(groups, terms[i])) continue;
     int count = 0;
     for (std::size_t k = i; k < terms.size(); ++k) {
-      if (terms[k].source != terms[i].source || on_tensor_cores(terms[k])) continue;
+      if (terms[k].source != terms[i].source || on_tensor_cores(groups, terms[k])) continue;
       for (int64_t unit = 0; unit < terms[k].units; ++unit) {
         jobs[count++] = job_of(terms[k], unit, d);
         if (count < kMost) continue;

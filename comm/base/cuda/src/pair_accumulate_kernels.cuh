@@ -148,19 +148,24 @@ __global__ void __launch_bounds__(kWarpsPerBlock * 32)
   float sum[kJobs][kColumns] = {};
   const auto flush = [&](int row) {
     if (inside) {
+      float4* to[kJobs];
+      float4 old[kJobs][kColumns / 4];  // all are on their way before the first is needed
 #pragma unroll
       for (int j = 0; j < kJobs; ++j) {
-        float4* to = reinterpret_cast<float4*>(
+        to[j] = reinterpret_cast<float4*>(
             range.part ? partial + (static_cast<int64_t>(segment) * kJobs + j) * d + column
                        : jobs.job[j].gradient + row * jobs.job[j].units * d + column);
 #pragma unroll
         for (int i = 0; i < kColumns / 4; ++i) {
-          float4 x = range.part ? make_float4(0, 0, 0, 0) : to[i];
-          x.x += sum[j][4 * i];
-          x.y += sum[j][4 * i + 1];
-          x.z += sum[j][4 * i + 2];
-          x.w += sum[j][4 * i + 3];
-          to[i] = x;
+          old[j][i] = range.part ? make_float4(0, 0, 0, 0) : to[j][i];
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < kJobs; ++j) {
+#pragma unroll
+        for (int i = 0; i < kColumns / 4; ++i) {
+          to[j][i] = make_float4(old[j][i].x + sum[j][4 * i], old[j][i].y + sum[j][4 * i + 1],
+                                 old[j][i].z + sum[j][4 * i + 2], old[j][i].w + sum[j][4 * i + 3]);
         }
       }
     }

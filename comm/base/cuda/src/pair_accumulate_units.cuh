@@ -133,24 +133,29 @@ __global__ void __launch_bounds__(AccumulateShape::kThreads, 2)
     store_coefficients(index + 1, value);
   }
 
+  // Old values are all on their way before the first is needed.
+  float2 old[4][2][2];
+  const auto each = [&](auto body) {
 #pragma unroll
-  for (int part = 0; part < 4; ++part) {
+    for (int part = 0; part < 4; ++part) {
 #pragma unroll
-    for (int upper = 0; upper < 2; ++upper) {
-      const int unit = first_unit + part * 16 + upper * 8 + lane / 4;
-      if (unit >= units) continue;
-      float* to = gradient + (static_cast<int64_t>(row) * units + unit) * d;
+      for (int upper = 0; upper < 2; ++upper) {
+        const int unit = first_unit + part * 16 + upper * 8 + lane / 4;
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        const int column = first_column + warp * 16 + j * 8 + lane % 4 * 2;
-        if (column >= d) continue;
-        float2* element = reinterpret_cast<float2*>(to + column);
-        const float2 old = *element;
-        *element =
-            make_float2(old.x + sum[part][j][upper * 2], old.y + sum[part][j][upper * 2 + 1]);
+        for (int j = 0; j < 2; ++j) {
+          const int column = first_column + warp * 16 + j * 8 + lane % 4 * 2;
+          if (unit >= units || column >= d) continue;
+          float* to = gradient + (static_cast<int64_t>(row) * units + unit) * d + column;
+          body(*reinterpret_cast<float2*>(to), old[part][upper][j], sum[part][j][upper * 2],
+               sum[part][j][upper * 2 + 1]);
+        }
       }
     }
-  }
+  };
+  each([](const float2& element, float2& kept, float, float) { kept = element; });
+  each([](float2& element, const float2& kept, float x, float y) {
+    element = make_float2(kept.x + x, kept.y + y);
+  });
 }
 
 }  // namespace airmoe::cuda

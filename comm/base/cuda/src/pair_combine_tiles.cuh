@@ -2,7 +2,7 @@
 // combine_pairs on tensor cores: out[tokens, columns] = A[tokens, candidates] * table[candidates,
 // columns], where A holds a token's coefficients at the candidates it selected and zeros elsewhere.
 // Table rows are gathered into shared memory several chunks ahead; A is spread out of the compact
-// coefficients one chunk ahead.
+// coefficients two chunks ahead.
 
 #include <cuda_bf16.h>
 
@@ -199,7 +199,8 @@ __global__ void __launch_bounds__(CombineShape::kThreads, 3)
   float value[8];
   coefficients(0, selected(0), value);
   store_coefficients(0, value);
-  Selected ahead = selected(1);
+  coefficients(1, selected(1), value);
+  Selected ahead = selected(2);
 
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int halves = count > 16 ? 2 : 1;
@@ -212,8 +213,9 @@ __global__ void __launch_bounds__(CombineShape::kThreads, 3)
     copy(index + Shape::kStages - 1, id);
 #pragma unroll
     for (int i = 0; i < 4; ++i) id[i] = next[i];
-    coefficients(index + 1, ahead, value);
-    ahead = selected(index + 2);
+    store_coefficients(index + 1, value);
+    coefficients(index + 2, ahead, value);
+    ahead = selected(index + 3);
 
     const uint32_t stage = ring + index % Shape::kStages * Shape::kStageBytes;
     const uint32_t left = coefficient_tiles + (index & 1) * Shape::kCoefficientBytes;
@@ -232,7 +234,6 @@ __global__ void __launch_bounds__(CombineShape::kThreads, 3)
         mma_bf16(sum[half][1], a, b1);
       }
     }
-    store_coefficients(index + 1, value);
   }
 
 #pragma unroll
