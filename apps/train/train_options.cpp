@@ -254,6 +254,14 @@ void TrainOptions::add_training() {
   add<std::string>(
       group, "device", "NAME", "where the training step runs: cpu or cuda (cpu)",
       [](TrainConfig& c, const std::string& v) { c.device = scheduler::parse_device(v); });
+  add<std::string>(group, "cuda-graphs", "YESNO",
+                   "whether --device cuda launches the trunk's kernels as graphs: yes or no (yes)",
+                   [](TrainConfig& c, const std::string& v) {
+                     if (v != "yes" && v != "no") {
+                       fail(ExitCode::usage, "--cuda-graphs {}: give yes or no", v);
+                     }
+                     c.cuda_graphs = v == "yes";
+                   });
   add<std::string>(group, "compute-type", "NAME",
                    "what matrix products of --device cuda read: bf16 or f32 (bf16)",
                    [](TrainConfig& c, const std::string& v) {

@@ -17,8 +17,8 @@
 #include "scheduler/cuda/adamw.hpp"
 #include "scheduler/cuda/device_parameters.hpp"
 #include "scheduler/cuda/gradient_norm.hpp"
+#include "scheduler/cuda/graphed_trunk.hpp"
 #include "scheduler/cuda/moe_layer.hpp"
-#include "scheduler/cuda/trunk.hpp"
 #include "scheduler/optim/gradient_norm.hpp"
 
 namespace airmoe::scheduler {
@@ -28,7 +28,7 @@ using airmoe::cuda::DeviceBuffer;
 using airmoe::cuda::PinnedBuffer;
 using cuda::DeviceMoeLayer;
 using cuda::DeviceParameters;
-using cuda::DeviceTrunk;
+using cuda::GraphedTrunk;
 using cuda::StepNumbers;
 
 template <class T>
@@ -52,8 +52,8 @@ class CudaEngine : public Engine {
           *host, config.seed, parameters_, jitter_, config.expert_path, comm_.get(), stream_));
       slots[static_cast<std::size_t>(host->layer())] = layers_.back().get();
     }
-    trunk_ = std::make_unique<DeviceTrunk<T>>(model.config(), model.parameters(), parameters_,
-                                              std::move(slots));
+    trunk_ = std::make_unique<GraphedTrunk<T>>(model.config(), model.parameters(), parameters_,
+                                               std::move(slots), config.cuda_graphs);
     loss_.ensure(1);
     loss_.zero(stream_);
     numbers_.ensure(static_cast<int64_t>(layers_.size()));
@@ -198,7 +198,7 @@ class CudaEngine : public Engine {
   DeviceParameters<T> parameters_;
   airmoe::cuda::JitterTable jitter_;
   std::vector<std::unique_ptr<DeviceMoeLayer<T>>> layers_;
-  std::unique_ptr<DeviceTrunk<T>> trunk_;
+  std::unique_ptr<GraphedTrunk<T>> trunk_;
   cuda::GradientNormWorkspace norm_;
   cuda::AdamwWorkspace adamw_work_;
   DeviceBuffer<cuda::GradientSquares> squares_{1};

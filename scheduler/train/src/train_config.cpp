@@ -163,6 +163,7 @@ std::string to_json(const TrainConfig& c) {
   j["clip"] = c.clip;
   j["seed"] = c.seed;
   j["device"] = name_of(c.device);  // for people: a checkpoint goes on wherever --device says
+  j["cuda_graphs"] = c.cuda_graphs;
   j["compute_type"] = name_of(c.compute_type);
   j["expert_path"] = name_of(c.expert_path);
   j["sum_precision"] = name_of(c.sums);
@@ -226,6 +227,7 @@ void from_json(const std::string& text, TrainConfig& c) {
     take(j, "weight_decay", c.adamw.weight_decay);
     take(j, "clip", c.clip);
     take(j, "seed", c.seed);
+    take(j, "cuda_graphs", c.cuda_graphs);
     if (j.contains("compute_type")) {
       c.compute_type = parse_compute_type(j["compute_type"].get<std::string>());
     }

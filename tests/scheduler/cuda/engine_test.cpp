@@ -238,16 +238,18 @@ TEST_F(EngineTest, TrainsFromTheStartAndCountsUsage) {
   EXPECT_EQ(total, 60 * config.batch * config.model.context * config.model.active);
 }
 
-TEST_F(EngineTest, RepeatsBitByBit) {
+TEST_F(EngineTest, RepeatsBitByBitAndWithoutGraphs) {
   if (no_device()) GTEST_SKIP();
   config.device = DeviceKind::cuda;
-  std::vector<double> losses[2];
+  std::vector<double> losses[3];
   for (auto& l : losses) {
+    config.cuda_graphs = &l != &losses[2];
     Model model(world(), config.model, kSeed, config.expert_path, config.sums, config.exchange);
     const auto engine = scheduler::make_cuda_engine(world(), model, config);
     for (int64_t s = 1; s <= 10; ++s) l.push_back(step(*engine, s));
   }
   EXPECT_EQ(losses[0], losses[1]);
+  EXPECT_EQ(losses[0], losses[2]);
 }
 
 }  // namespace

@@ -221,7 +221,7 @@ INSTANTIATE_TEST_SUITE_P(
         Shape{"gelu_grouped", 1, scheduler::ExpertActivation::gelu, experts::Path::grouped},
         Shape{"swiglu_dense", 2, scheduler::ExpertActivation::swiglu, experts::Path::dense},
         Shape{"relu_grouped", 3, scheduler::ExpertActivation::relu, experts::Path::grouped}),
-    [](const auto& info) { return info.param.name; });
+    [](const auto& shape) { return shape.param.name; });
 
 }  // namespace
 }  // namespace airmoe::test
