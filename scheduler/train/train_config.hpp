@@ -41,7 +41,7 @@ struct TrainConfig {
   double clip = 1.0;  ///< largest global gradient norm; 0: no clipping
   uint64_t seed = 1;
   DeviceKind device = DeviceKind::cpu;
-  bool cuda_graphs = true;  ///< launch the trunk's kernels as graphs
+  bool cuda_graphs = true;                       ///< launch the trunk's kernels as graphs
   ComputeType compute_type = ComputeType::bf16;  ///< on a CUDA device; the processor has f32 only
   experts::Path expert_path = experts::Path::automatic;
   SumPrecision sums = SumPrecision::f64;
