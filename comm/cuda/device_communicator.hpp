@@ -36,8 +36,8 @@ using airmoe::cuda::DeviceBuffer;
 
 /// Element types of sums.
 template <class T>
-concept Summable =
-    std::is_same_v<T, float> || std::is_same_v<T, double> || std::is_same_v<T, int64_t>;
+concept Summable = std::is_same_v<T, float> || std::is_same_v<T, double> ||
+    std::is_same_v<T, int32_t> || std::is_same_v<T, int64_t>;
 
 /// Which rows of a table go to which rank. Make it with DeviceCommunicator::plan_rows.
 struct RowPlan {

@@ -71,10 +71,8 @@ class DeviceMoeLayer : public DeviceMoeSlot<T> {
   void update_codebook(const T* hidden, cudaStream_t stream);
   void balance_ranks(cudaStream_t stream);
   void bring_tokens(const T* hidden, cudaStream_t stream);
-  void share_counts(cudaStream_t stream);
   void route(const T* hidden, cudaStream_t stream);
   void rebuild_evaluation_lists(cudaStream_t stream);
-  double balance_slope() const;
   experts::PathShape path_shape() const;
   void group_pairs(cudaStream_t stream);
   experts::cuda::DeviceExpertTable<T> table() const;
@@ -113,7 +111,7 @@ class DeviceMoeLayer : public DeviceMoeSlot<T> {
   uint32_t next_balance_ = 1;  // step
   std::unique_ptr<TokenExchange> exchange_;
   DeviceBuffer<T> away_hidden_, away_d_out_;
-  DeviceBuffer<float> away_out_, away_d_hidden_, count_sum_;
+  DeviceBuffer<float> away_out_, away_d_hidden_;
   DeviceBuffer<int32_t> codeword_;
   router::cuda::DeviceOrder order_;
   DeviceBuffer<uint16_t> position_;                                          // [n, K]

@@ -16,8 +16,4 @@ struct StepNumbers {
 /// Asynchronous: numbers->revived += *count; both in device memory.
 void add_revived(const int32_t* count, StepNumbers* numbers, cudaStream_t stream);
 
-/// Asynchronous: counts as floats and back, exact below 2^24; device memory. Shapes: [n]
-void counts_to_float(const int32_t* count, int64_t n, float* out, cudaStream_t stream);
-void counts_from_float(const float* in, int64_t n, int32_t* count, cudaStream_t stream);
-
 }  // namespace airmoe::scheduler::cuda

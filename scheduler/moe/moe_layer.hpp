@@ -44,6 +44,10 @@ struct MicroBatch {
   int64_t count = 1;        ///< micro-batches of the step
 };
 
+/// Local: d(balance loss) / d(gate) per selection of an expert, loss_scale * weight * E / (T K); 0
+/// outside training.
+float balance_slope(const ModelConfig& config, const MicroBatch& batch);
+
 /// Sums over training micro-batches since reset, of this rank's home tokens unless said.
 struct MoeCounters {
   int64_t tokens = 0;
@@ -219,7 +223,6 @@ class MoeLayer : public MoeSlot {
            (routes_.exchange() == Exchange::cover && routes_.copies());
   }
   bool jittered() const { return batch_.training && config_.jitter > 0.0f; }
-  float balance_slope() const;
   experts::PathShape path_shape() const;
   int64_t kept(int64_t candidates) const { return std::min(config_.active, candidates); }
   experts::ExpertTable table() const;

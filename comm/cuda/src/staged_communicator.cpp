@@ -56,6 +56,7 @@ void StagedCommunicator::do_all_reduce(void* data, int64_t count, DType type, cu
   wait(stream);
   if (type == DType::f32) sum_over_ranks<float>(host(), send_.data(), count);
   if (type == DType::f64) sum_over_ranks<double>(host(), send_.data(), count);
+  if (type == DType::i32) sum_over_ranks<int32_t>(host(), send_.data(), count);
   if (type == DType::i64) sum_over_ranks<int64_t>(host(), send_.data(), count);
   to_device(device, send_.data(), bytes, stream);
   copied_.record(stream);

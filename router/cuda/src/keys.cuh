@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "router/cuda/src/order_key.cuh"
+
 namespace airmoe::router::cuda {
 
 /// Scores of one token in `step`s: key = 16,384 + score / step. Two keys share a word, 15 bits
@@ -86,14 +88,9 @@ struct FloatKeys {
   static constexpr uint32_t kHighest = 0xFF800000u;  ///< infinity
   static constexpr uint32_t kEnd = kHighest + 1;
 
-  __device__ static uint32_t key(float score) {
-    if (isnan(score)) return kLowest;
-    const uint32_t bits = __float_as_uint(score + 0.0f);
-    return bits ^ ((bits >> 31) != 0 ? 0xFFFFFFFFu : 0x80000000u);
-  }
+  __device__ static uint32_t key(float score) { return order_key(score); }
   __device__ static float value(uint32_t key) {
-    key = min(max(key, kLowest), kHighest);
-    return __uint_as_float(key ^ ((key >> 31) != 0 ? 0x80000000u : 0xFFFFFFFFu));
+    return score_of_key(min(max(key, kLowest), kHighest));
   }
   __device__ static uint32_t moved(uint32_t at, float by) { return key(__fadd_rn(value(at), by)); }
   __device__ static uint32_t lower(uint32_t at, float by) {

@@ -60,16 +60,6 @@ DeviceMoeLayer<T>::DeviceMoeLayer(MoeLayer& host, uint64_t seed, DeviceParameter
   numbers_.zero(stream);
 }
 
-// d(balance loss) / d(gate) per selection of an expert: loss_scale * weight * E / (T K).
-template <class T>
-double DeviceMoeLayer<T>::balance_slope() const {
-  if (!batch_.training || batch_.range.global_tokens == 0) return 0.0;
-  const double selections =
-      static_cast<double>(batch_.range.global_tokens) * static_cast<double>(config_.active);
-  return static_cast<double>(batch_.loss_scale) * config_.balance_weight *
-         static_cast<double>(config_.experts) / selections;
-}
-
 // Of the whole micro-batch spread evenly over ranks and codewords: what is known without asking the
 // device.
 template <class T>
@@ -251,21 +241,12 @@ void DeviceMoeLayer<T>::forward(const T* hidden, int64_t tokens, float* out, cud
   if (!batch_.training) return;
   router::cuda::count_selections(lists_.view(), order_.view(), selected(), config_.experts,
                                  count_.data(), window_.data(), stream);
-  if (several()) share_counts(stream);
-  const double slope = balance_slope();
-  if (slope != 0.0) {
+  if (several()) comm_->all_reduce_sum(count_.data(), config_.experts, stream);
+  const float slope = balance_slope(config_, batch_);
+  if (slope != 0.0f) {
     router::cuda::add_balance_loss(lists_.view(), order_.view(), selected(), count_.data(), slope,
                                    &numbers_.data()->balance, balance_, stream);
   }
-}
-
-// Selections of each expert by the tokens of all ranks; exact as floats below 2^24.
-template <class T>
-void DeviceMoeLayer<T>::share_counts(cudaStream_t stream) {
-  count_sum_.ensure(config_.experts);
-  counts_to_float(count_.data(), config_.experts, count_sum_.data(), stream);
-  comm_->all_reduce_sum(count_sum_.data(), config_.experts, stream);
-  counts_from_float(count_sum_.data(), config_.experts, count_.data(), stream);
 }
 
 template <class T>
@@ -294,10 +275,10 @@ void DeviceMoeLayer<T>::backward(const T* d_out, float* d_hidden, cudaStream_t s
                                   d, of_pairs, stream);
     group_pairs(stream);
   }
-  const double slope = balance_slope();
-  if (slope != 0.0) {
+  const float slope = balance_slope(config_, batch_);
+  if (slope != 0.0f) {
     router::cuda::add_balance_gradient(lists_.view(), order_.view(), selected(), count_.data(),
-                                       static_cast<float>(slope), d_gate_.data(), stream);
+                                       slope, d_gate_.data(), stream);
   }
   router::cuda::softmax_backward(gate_.data(), d_gate_.data(), config_.active, tokens_,
                                  d_score_.data(), stream);

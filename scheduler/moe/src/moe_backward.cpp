@@ -132,7 +132,7 @@ void MoeLayer::differentiate(int64_t c) {
   const experts::ExpertTable experts_here = table();
   const experts::ExpertGradients expert_gradients = gradients();
   const MatrixView<double> d_unit = unit_gradients();
-  const float slope = balance_slope();
+  const float slope = balance_slope(config_, batch_);
   // The gate of a single expert is 1 whatever its score. Without this, the rounding of d_gate - dot
   // would be the whole gradient of the centroids, and Adam would take steps of full size along it.
   const bool scores_here = config_.active > 1 && !home_selects();

@@ -252,7 +252,7 @@ void MoeLayer::share_usage() {
     const comm::ScopedPhase phase(comm_, "usage");
     residency_.share_counts(usage_.counts(), usage_.touched());
   }
-  const float slope = balance_slope();
+  const float slope = balance_slope(config_, batch_);
   if (slope == 0.0f) return;
   counters_.balance_loss += static_cast<double>(slope) * usage_.count_gate_product();
   share_.ensure(plan_.tokens());
@@ -274,7 +274,7 @@ void MoeLayer::finish_forward(Matrix out) {
   for (int64_t c = 0; c < plan_.chunks(); ++c) {
     finish_return(c, dim_, false, total_);
   }
-  const float slope = balance_slope();
+  const float slope = balance_slope(config_, batch_);
   balance_.ensure(home_tokens_);
   balance_.fill(0.0);
   if (slope != 0.0f) {

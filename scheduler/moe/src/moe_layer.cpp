@@ -129,13 +129,12 @@ MatrixView<double> MoeLayer::unit_gradients() {
   return {centroid_->gradient_sum.data(), residency_.rows(), dim_};
 }
 
-// d(balance loss) / d(gate) per selection of an expert: loss_scale * weight * E / (T K).
-float MoeLayer::balance_slope() const {
-  if (!batch_.training || batch_.range.global_tokens == 0) return 0.0f;
+float balance_slope(const ModelConfig& config, const MicroBatch& batch) {
+  if (!batch.training || batch.range.global_tokens == 0) return 0.0f;
   const double selections =
-      static_cast<double>(batch_.range.global_tokens) * static_cast<double>(config_.active);
-  return static_cast<float>(static_cast<double>(batch_.loss_scale) * config_.balance_weight *
-                            static_cast<double>(config_.experts) / selections);
+      static_cast<double>(batch.range.global_tokens) * static_cast<double>(config.active);
+  return static_cast<float>(static_cast<double>(batch.loss_scale) * config.balance_weight *
+                            static_cast<double>(config.experts) / selections);
 }
 
 void MoeLayer::route(ConstMatrix hidden) {

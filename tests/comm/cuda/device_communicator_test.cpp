@@ -99,6 +99,7 @@ TEST_P(DeviceContract, SumsOverRanks) {
   for (const int64_t count : {0, 1, 1000, 100'003}) {
     check_sums<float>(count);
     check_sums<double>(count);
+    check_sums<int32_t>(count);
     check_sums<int64_t>(count);
   }
 }

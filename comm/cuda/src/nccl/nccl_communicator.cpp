@@ -24,6 +24,8 @@ ncclDataType_t type_of(DType type) {
       return ncclFloat32;
     case DType::f64:
       return ncclFloat64;
+    case DType::i32:
+      return ncclInt32;
     case DType::i64:
       return ncclInt64;
     default:
