@@ -308,13 +308,9 @@ ExitCode run_exchange(int argc, char** argv) {
   o.model.dead_threshold = 0.0f;
   namespace po = boost::program_options;
   po::options_description options("Exchange", 100, 60);
-  add_count(options, "tokens-per-rank", o.tokens_per_rank, 1, "tokens of each rank and step");
-  add_count(options, "dim", o.model.dim, 1, "model width d");
-  add_count(options, "experts", o.model.experts, 1, "experts E");
-  add_count(options, "active", o.model.active, 1, "active experts K per token");
-  add_count(options, "shortlist", o.model.shortlist, 1, "candidates M per codeword");
-  add_count(options, "codewords", o.model.codewords, 1, "codewords G, and clusters of the tokens");
-  add_count(options, "expert-dim", o.model.expert_dim, 1, "hidden units m per expert");
+  add_count(options, "tokens-per-rank", o.tokens_per_rank, 1,
+            "tokens of each rank and step, clustered around the codewords");
+  add_layer_shape(options, o.model);
   add_count(options, "families", o.families, 1, "groups of clusters whose lists overlap");
   add_count(options, "steps", o.steps, 1, "measured steps per strategy, in turn");
   add_count(options, "overlap-chunks", o.chunks, 1, "pieces of a micro-batch that overlap");

@@ -245,12 +245,7 @@ ExitCode run_layer(int argc, char** argv) {
   boost::program_options::options_description options("Layer", 100, 60);
   add_count(options, "tokens", o.tokens, 1, "tokens over all ranks");
   add_count(options, "clusters", o.clusters, 1, "cluster centres of the tokens");
-  add_count(options, "dim", o.model.dim, 1, "model width d");
-  add_count(options, "experts", o.model.experts, 1, "experts E");
-  add_count(options, "active", o.model.active, 1, "active experts K per token");
-  add_count(options, "shortlist", o.model.shortlist, 1, "candidates M per codeword");
-  add_count(options, "codewords", o.model.codewords, 1, "codewords G");
-  add_count(options, "expert-dim", o.model.expert_dim, 1, "hidden units m per expert");
+  add_layer_shape(options, o.model);
   options.add_options()(
       "expert-path",
       boost::program_options::value(&o.path)->value_name("NAME")->default_value(o.path),

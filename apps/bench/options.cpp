@@ -18,6 +18,15 @@ void add_count(po::options_description& options, const char* name, int64_t& valu
       name, po::value(&value)->value_name("N")->default_value(value)->notifier(check), help);
 }
 
+void add_layer_shape(po::options_description& options, scheduler::ModelConfig& model) {
+  add_count(options, "dim", model.dim, 1, "model width d");
+  add_count(options, "experts", model.experts, 1, "experts E");
+  add_count(options, "active", model.active, 1, "active experts K per token");
+  add_count(options, "shortlist", model.shortlist, 1, "candidates M per codeword");
+  add_count(options, "codewords", model.codewords, 1, "codewords G");
+  add_count(options, "expert-dim", model.expert_dim, 1, "hidden units m per expert");
+}
+
 void add_run_options(po::options_description& options, Repeats& repeats, uint64_t& seed,
                      std::string& json) {
   add_count(options, "repetitions", repeats.repetitions, 1, "timed repetitions");

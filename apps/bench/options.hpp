@@ -7,12 +7,17 @@
 #include <boost/program_options.hpp>
 
 #include "apps/bench/timing.hpp"
+#include "scheduler/model_config.hpp"
 
 namespace airmoe::bench {
 
 /// Adds "--name N (=default)  help" for an integer of at least `least`, checked while parsing.
 void add_count(boost::program_options::options_description& options, const char* name,
                int64_t& value, int64_t least, const char* help);
+
+/// --dim, --experts, --active, --shortlist, --codewords and --expert-dim of an MoE layer.
+void add_layer_shape(boost::program_options::options_description& options,
+                     scheduler::ModelConfig& model);
 
 /// --repetitions, --warm-up, --clock, --seed and --json.
 void add_run_options(boost::program_options::options_description& options, Repeats& repeats,
