@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Builds with CUDA, runs every test that needs a GPU, then the GPU benchmarks and, where python3 has
 # PyTorch, the same work in PyTorch on the same data. One table at the end; everything is kept in the
-# output folder.
+# output folder. Packages come from the system's package manager; where that cannot be, put what
+# packages.sh names elsewhere, name the places in CMAKE_PREFIX_PATH, and skip packages.
 #   gpu.sh [OPTIONS] [-- TORCH_BASELINES OPTIONS]
 #   --output-dir DIR   results: *.json, logs and table.md (runs/gpu)
 #   --build-dir DIR    (build/gpu)
 #   --arch LIST        CUDA architectures (those of CMake's presets: sm_80, sm_90 and PTX)
 #   --data PATH        text for training runs (airmoe-train's own choice)
-#   --skip LIST        of build,tests,benchmarks,torch
+#   --skip LIST        of packages,build,tests,benchmarks,torch
 #   --help
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -36,8 +37,8 @@ while [ $# -gt 0 ]; do
   shift 2
 done
 for part in ${skip//,/ }; do
-  case "$part" in build | tests | benchmarks | torch) ;;
-    *) fail "--skip: $part is not one of build, tests, benchmarks, torch" ;;
+  case "$part" in packages | build | tests | benchmarks | torch) ;;
+    *) fail "--skip: $part is not one of packages, build, tests, benchmarks, torch" ;;
   esac
 done
 wanted() { [[ ",$skip," != *",$1,"* ]]; }
@@ -48,13 +49,19 @@ output=$(cd "$output" && pwd)
 cd "$root"
 source cluster/environment.sh
 
+if wanted build && wanted packages; then
+  echo "== packages"
+  bash cluster/packages.sh || fail "not all packages could be installed (above: which are missing);" \
+    "have them installed, or name in CMAKE_PREFIX_PATH where they are, then: --skip packages"
+fi
+
 if wanted build; then
-  echo "== packages, configure and build ($build)"
-  bash cluster/packages.sh
+  echo "== configure and build ($build)"
   options=(-DAIRMOE_WITH_CUDA=ON)
   [ -z "$arch" ] || options+=("-DCMAKE_CUDA_ARCHITECTURES=$arch")
-  cmake --preset release -B "$build" "${options[@]}" >"$output/configure.log"
-  cmake --build "$build" -j"$(nproc)" >"$output/build.log" ||
+  cmake --preset release -B "$build" "${options[@]}" >"$output/configure.log" 2>&1 ||
+    { tail -n 30 "$output/configure.log" >&2; fail "configuring failed: $output/configure.log"; }
+  cmake --build "$build" -j"$(nproc)" >"$output/build.log" 2>&1 ||
     { tail -n 30 "$output/build.log" >&2; fail "the build failed: $output/build.log"; }
 fi
 
