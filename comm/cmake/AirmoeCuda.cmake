@@ -1,5 +1,5 @@
 # Looks for CUDA as AIRMOE_WITH_CUDA says and sets AIRMOE_CUDA. Kernels are built for sm_80 and sm_90a
-# (with what only Hopper has, see scheduler/cuda/src/wgmma.cuh), and as PTX for what comes after.
+# (with what only Hopper has, see comm/base/cuda/wgmma.cuh), and as PTX for what comes after.
 set(AIRMOE_CUDA OFF)
 if(AIRMOE_WITH_CUDA)
   include(CheckLanguage)
@@ -47,10 +47,8 @@ if(AIRMOE_CUDA AND AIRMOE_WITH_NCCL)
   endif()
 endif()
 
-# airmoe_cuda_sources(<name> [LINK <targets>]): adds cuda/src/ of this folder to airmoe_<name>, if
-# CUDA is there.
+# airmoe_cuda_sources(<name>): adds cuda/src/ of this folder to airmoe_<name>, if CUDA is there.
 function(airmoe_cuda_sources name)
-  cmake_parse_arguments(C "" "" "LINK" ${ARGN})
   if(NOT AIRMOE_CUDA)
     return()
   endif()
@@ -59,6 +57,6 @@ function(airmoe_cuda_sources name)
   if(sources)
     target_sources(airmoe_${name} PRIVATE ${sources})
     airmoe_cuda_options(airmoe_${name})
-    target_link_libraries(airmoe_${name} PUBLIC CUDA::cudart_static PRIVATE ${C_LINK})
+    target_link_libraries(airmoe_${name} PUBLIC CUDA::cudart_static)
   endif()
 endfunction()

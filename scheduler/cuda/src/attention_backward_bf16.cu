@@ -2,6 +2,7 @@
 // and walks over their keys for d_q, the other a tile of keys and walks over the queries that see
 // them for d_k and d_v. Both recompute the probabilities; nothing is added atomically.
 
+#include "comm/base/cuda/wgmma.hpp"
 #include "scheduler/cuda/src/attention_tiles.cuh"
 
 namespace airmoe::scheduler::cuda::attention {
@@ -300,7 +301,7 @@ void launch_backward(const Inputs<Bf16>& in, int64_t sequences, const Gradients<
                      cudaStream_t stream) {
   if (in.head_dim <= 16) return launch<16, 2>(in, sequences, g, stream);
   if (in.head_dim <= 32) return launch<32, 2>(in, sequences, g, stream);
-  if (in.head_dim <= 64 && has_wgmma()) return launch_backward_wgmma(in, sequences, g, stream);
+  if (in.head_dim <= 64 && airmoe::cuda::has_wgmma()) return launch_backward_wgmma(in, sequences, g, stream);
   if (in.head_dim <= 64) return launch<64, 2>(in, sequences, g, stream);
   launch<128, 1>(in, sequences, g, stream);
 }

@@ -1,9 +1,9 @@
 // Backward of causal attention in bf16 on Hopper, heads of up to 64 columns: blocks for queries and
 // blocks for keys in one grid, as in attention_backward_bf16.cu, each one warp group with 64 rows.
 
+#include "comm/base/cuda/wgmma.cuh"
 #include "scheduler/cuda/src/attention_tiles.cuh"
 #include "scheduler/cuda/src/block_order.hpp"
-#include "scheduler/cuda/src/wgmma.cuh"
 
 namespace airmoe::scheduler::cuda::attention {
 namespace {
@@ -18,6 +18,12 @@ constexpr int kBytes = kTermsAt + kStages * kTermBytes + 1024;
 
 #if defined(AIRMOE_HAS_WGMMA)
 
+using airmoe::cuda::add_rows;
+using airmoe::cuda::begin_products;
+using airmoe::cuda::multiply_tiles;
+using airmoe::cuda::pin;
+using airmoe::cuda::publish_copies;
+using airmoe::cuda::wait_products;
 using Sums = float[kDim / 8][4];
 
 /// Shared memory from a multiple of 1,024 on: the own two tiles, then stages of two tiles of

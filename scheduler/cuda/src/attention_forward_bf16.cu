@@ -1,6 +1,7 @@
 // Causal attention in bf16: a block has a tile of query rows and walks over the keys up to its last
 // row, with a running maximum and sum per row.
 
+#include "comm/base/cuda/wgmma.hpp"
 #include "scheduler/cuda/src/attention_softmax.cuh"
 
 namespace airmoe::scheduler::cuda::attention {
@@ -120,7 +121,7 @@ void launch_forward(const Inputs<Bf16>& in, int64_t sequences, Bf16* out, float*
                     cudaStream_t stream) {
   if (in.head_dim <= 16) return launch<16>(in, sequences, out, log_sum, stream);
   if (in.head_dim <= 32) return launch<32>(in, sequences, out, log_sum, stream);
-  if (in.head_dim <= 64 && has_wgmma()) {
+  if (in.head_dim <= 64 && airmoe::cuda::has_wgmma()) {
     return launch_forward_wgmma(in, sequences, out, log_sum, stream);
   }
   if (in.head_dim <= 64) return launch<64>(in, sequences, out, log_sum, stream);

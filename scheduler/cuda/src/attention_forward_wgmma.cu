@@ -2,12 +2,21 @@
 // While its tensor cores multiply one step's probabilities with the values, it computes the softmax
 // of the next.
 
+#include "comm/base/cuda/wgmma.cuh"
 #include "scheduler/cuda/src/attention_softmax.cuh"
 #include "scheduler/cuda/src/block_order.hpp"
-#include "scheduler/cuda/src/wgmma.cuh"
 
 namespace airmoe::scheduler::cuda::attention {
 namespace {
+
+#if defined(AIRMOE_HAS_WGMMA)
+using airmoe::cuda::add_rows;
+using airmoe::cuda::begin_products;
+using airmoe::cuda::multiply_tiles;
+using airmoe::cuda::pin;
+using airmoe::cuda::publish_copies;
+using airmoe::cuda::wait_products;
+#endif
 
 constexpr int kDim = 64;
 constexpr int kRows = 64;

@@ -38,16 +38,7 @@ struct Gradients {
 template <class T>
 void launch_forward(const Inputs<T>& in, int64_t sequences, T* out, float* log_sum,
                     cudaStream_t stream);
-/// Local: whether the current device has the warp-group products of Hopper and this build uses
-/// them.
-inline bool has_wgmma() {
-#if defined(AIRMOE_CUDA_SM90A)
-  return airmoe::cuda::device_properties().compute_capability == 90;
-#else
-  return false;
-#endif
-}
-/// The same with these products; head_dim at most 64.
+/// The same with warp-group products, where airmoe::cuda::has_wgmma(); head_dim at most 64.
 void launch_forward_wgmma(const Inputs<__nv_bfloat16>& in, int64_t sequences, __nv_bfloat16* out,
                           float* log_sum, cudaStream_t stream);
 template <class T>

@@ -13,7 +13,7 @@
 #define AIRMOE_HAS_WGMMA 1
 #endif
 
-namespace airmoe::scheduler::cuda::attention {
+namespace airmoe::cuda {
 
 #if defined(AIRMOE_HAS_WGMMA)
 
@@ -130,4 +130,4 @@ __device__ __forceinline__ void add_rows(float (&sums)[8][4], const uint32_t (&w
 
 #endif
 
-}  // namespace airmoe::scheduler::cuda::attention
+}  // namespace airmoe::cuda
