@@ -9,12 +9,12 @@ target_compile_options(airmoe_warnings INTERFACE
   # False positives with std::string (GCC bug 105651).
   $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CXX_COMPILER_ID:GNU>,$<VERSION_LESS:$<CXX_COMPILER_VERSION>,13>>:-Wno-restrict>)
 
-# airmoe_library(<name> SOURCES ... [PUBLIC <targets>] [PRIVATE <targets>] [CUDA <targets>])
+# airmoe_library(<name> SOURCES ... [PUBLIC <targets>] [PRIVATE <targets>])
 #
 # Makes target airmoe_<name> with alias airmoe::<name>. Every *.hpp of the folder outside src/ is a
 # public header: it is installed, and checked to compile on its own. Headers in src/ are private.
 function(airmoe_library name)
-  cmake_parse_arguments(L "" "" "SOURCES;PUBLIC;PRIVATE;CUDA" ${ARGN})
+  cmake_parse_arguments(L "" "" "SOURCES;PUBLIC;PRIVATE" ${ARGN})
   file(GLOB_RECURSE headers CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/*.hpp")
   list(FILTER headers EXCLUDE REGEX "/src/")
   if(NOT AIRMOE_CUDA)
@@ -29,7 +29,7 @@ function(airmoe_library name)
   set_target_properties(${target} PROPERTIES EXPORT_NAME ${name} POSITION_INDEPENDENT_CODE ON)
   target_sources(${target} PUBLIC FILE_SET HEADERS BASE_DIRS "${PROJECT_SOURCE_DIR}" FILES ${headers})
   target_compile_features(${target} PUBLIC cxx_std_20)
-  airmoe_cuda_sources(${name} LINK ${L_CUDA})
+  airmoe_cuda_sources(${name})
   target_link_libraries(${target} PUBLIC ${L_PUBLIC} PRIVATE ${L_PRIVATE} $<BUILD_INTERFACE:airmoe::warnings>)
   install(TARGETS ${target} EXPORT airmoe-targets
           ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}

@@ -4,10 +4,10 @@
 #include <map>
 #include <tuple>
 
-#include <cublasLt.h>
 #include <cuda_bf16.h>
 
 #include "comm/base/cuda/device_buffer.hpp"
+#include "scheduler/cuda/src/cublas_lt.hpp"
 
 namespace airmoe::scheduler::cuda {
 namespace {
@@ -17,7 +17,7 @@ constexpr uint32_t kBestAlignment = 256;
 
 void check(cublasStatus_t status, const char* call) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
-  fail(ExitCode::failure, "{} failed: {}", call, cublasLtGetStatusString(status));
+  fail(ExitCode::failure, "{} failed: {}", call, cublas_lt().get_status_string(status));
 }
 #define AIRMOE_CUBLAS(call) check((call), #call)
 
@@ -25,7 +25,7 @@ template <class T>
 constexpr cudaDataType_t kType = std::is_same_v<T, float> ? CUDA_R_32F : CUDA_R_16BF;
 
 /// Owner of a cuBLASLt descriptor.
-template <class Handle, cublasStatus_t (*kDestroy)(Handle)>
+template <class Handle, cublasStatus_t (*CublasLt::*kDestroy)(Handle)>
 class Descriptor {
  public:
   Descriptor() = default;
@@ -35,7 +35,7 @@ class Descriptor {
     return *this;
   }
   ~Descriptor() {
-    if (handle_ != nullptr) kDestroy(handle_);
+    if (handle_ != nullptr) (cublas_lt().*kDestroy)(handle_);
   }
   Handle* address() { return &handle_; }
   Handle get() const { return handle_; }
@@ -44,9 +44,9 @@ class Descriptor {
   Handle handle_ = nullptr;
 };
 
-using Layout = Descriptor<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy>;
-using Operation = Descriptor<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy>;
-using Preference = Descriptor<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy>;
+using Layout = Descriptor<cublasLtMatrixLayout_t, &CublasLt::matrix_layout_destroy>;
+using Operation = Descriptor<cublasLtMatmulDesc_t, &CublasLt::matmul_desc_destroy>;
+using Preference = Descriptor<cublasLtMatmulPreference_t, &CublasLt::matmul_preference_destroy>;
 
 /// A row-major matrix is the transpose of the column-major one with the same bytes, so that
 /// C = A B is computed as C^T = B^T A^T: cuBLASLt's first factor is our b, its second our a.
@@ -59,8 +59,8 @@ struct Plan {
 /// Column-major layout of a row-major matrix [rows, columns].
 Layout layout_of(cudaDataType_t type, int64_t rows, int64_t columns, int64_t ld) {
   Layout layout;
-  AIRMOE_CUBLAS(cublasLtMatrixLayoutCreate(layout.address(), type, static_cast<uint64_t>(columns),
-                                           static_cast<uint64_t>(rows), ld));
+  AIRMOE_CUBLAS(cublas_lt().matrix_layout_create(
+      layout.address(), type, static_cast<uint64_t>(columns), static_cast<uint64_t>(rows), ld));
   return layout;
 }
 
@@ -79,8 +79,8 @@ struct Gemm::Plans {
   // Shape, types, alignment of a, b, c.
   using Key = std::tuple<GemmShape, cudaDataType_t, cudaDataType_t, uint32_t, uint32_t, uint32_t>;
 
-  Plans() { AIRMOE_CUBLAS(cublasLtCreate(&handle)); }
-  ~Plans() { cublasLtDestroy(handle); }
+  Plans() { AIRMOE_CUBLAS(lt.create(&handle)); }
+  ~Plans() { lt.destroy(handle); }
 
   const Plan& find(const Key& key) {
     const auto found = plans.find(key);
@@ -91,8 +91,7 @@ struct Gemm::Plans {
     const auto& [shape, in, out, align_a, align_b, align_c] = key;
     const auto& [op_a, op_b, m, n, k, ld_a, ld_b, ld_c, beta] = shape;
     Plan plan;
-    AIRMOE_CUBLAS(
-        cublasLtMatmulDescCreate(plan.operation.address(), CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    AIRMOE_CUBLAS(lt.matmul_desc_create(plan.operation.address(), CUBLAS_COMPUTE_32F, CUDA_R_32F));
     const cublasOperation_t first = cublas_op(op_b), second = cublas_op(op_a);
     set(plan.operation, CUBLASLT_MATMUL_DESC_TRANSA, first);
     set(plan.operation, CUBLASLT_MATMUL_DESC_TRANSB, second);
@@ -101,7 +100,7 @@ struct Gemm::Plans {
     plan.result = layout_of(out, m, n, ld_c);
 
     Preference preference;
-    AIRMOE_CUBLAS(cublasLtMatmulPreferenceCreate(preference.address()));
+    AIRMOE_CUBLAS(lt.matmul_preference_create(preference.address()));
     const auto bytes = static_cast<uint64_t>(kWorkspaceBytes);
     set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, bytes);
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, align_b);
@@ -110,7 +109,7 @@ struct Gemm::Plans {
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, align_c);
     cublasLtMatmulHeuristicResult_t result{};
     int found = 0;
-    AIRMOE_CUBLAS(cublasLtMatmulAlgoGetHeuristic(
+    AIRMOE_CUBLAS(lt.matmul_algo_get_heuristic(
         handle, plan.operation.get(), plan.first.get(), plan.second.get(), plan.result.get(),
         plan.result.get(), preference.get(), 1, &result, &found));
     if (found == 0) {
@@ -122,16 +121,15 @@ struct Gemm::Plans {
   }
 
   template <class Value>
-  static void set(Operation& operation, cublasLtMatmulDescAttributes_t name, const Value& value) {
-    AIRMOE_CUBLAS(cublasLtMatmulDescSetAttribute(operation.get(), name, &value, sizeof value));
+  void set(Operation& operation, cublasLtMatmulDescAttributes_t name, const Value& value) {
+    AIRMOE_CUBLAS(lt.matmul_desc_set_attribute(operation.get(), name, &value, sizeof value));
   }
   template <class Value>
-  static void set(Preference& preference, cublasLtMatmulPreferenceAttributes_t name,
-                  const Value& value) {
-    AIRMOE_CUBLAS(
-        cublasLtMatmulPreferenceSetAttribute(preference.get(), name, &value, sizeof value));
+  void set(Preference& preference, cublasLtMatmulPreferenceAttributes_t name, const Value& value) {
+    AIRMOE_CUBLAS(lt.matmul_preference_set_attribute(preference.get(), name, &value, sizeof value));
   }
 
+  const CublasLt& lt = cublas_lt();
   cublasLtHandle_t handle = nullptr;
   airmoe::cuda::DeviceBuffer<uint8_t> workspace{kWorkspaceBytes};
   std::map<Key, Plan> plans;
@@ -151,10 +149,10 @@ void Gemm::multiply(const GemmShape& shape, const A* a, const A* b, C* c, cudaSt
   const Plan& plan =
       plans_->find({shape, kType<A>, kType<C>, alignment_of(a), alignment_of(b), alignment_of(c)});
   const float alpha = 1.0f;
-  AIRMOE_CUBLAS(cublasLtMatmul(plans_->handle, plan.operation.get(), &alpha, b, plan.first.get(), a,
-                               plan.second.get(), &shape.beta, c, plan.result.get(), c,
-                               plan.result.get(), &plan.algorithm, plans_->workspace.data(),
-                               plans_->workspace.bytes(), stream));
+  AIRMOE_CUBLAS(plans_->lt.matmul(plans_->handle, plan.operation.get(), &alpha, b, plan.first.get(),
+                                  a, plan.second.get(), &shape.beta, c, plan.result.get(), c,
+                                  plan.result.get(), &plan.algorithm, plans_->workspace.data(),
+                                  plans_->workspace.bytes(), stream));
 }
 
 template void Gemm::multiply(const GemmShape&, const float*, const float*, float*, cudaStream_t);
