@@ -2,72 +2,27 @@
 """The work of an MoE layer, and airmoe's language model, in PyTorch on one GPU.
 
 Data: --data (what `airmoe-bench router --export` writes, or an .npz or HDF5 file with the arrays hidden,
-codebook, centroid and, if present, up, down, lists), or clustered states made by its recipe. Times are medians between device events.
+codebook, centroid and, if present, up, down, lists), or clustered states made by its recipe. Times are
+medians between device events.
 """
 
-import argparse
+import dataclasses
+import functools
+import itertools
 import json
 import pathlib
 import sys
+import typing
 
 try:
     import torch
 except ImportError:
     sys.exit("torch_baselines: python3 has no module torch: install PyTorch to run this comparison")
 
-from baselines import ceilings, data, experts, language_model, layer, routing, timing
+from baselines import ceilings, data, experts, language_model, layer, options as command_line, peer, \
+    routing, timing
 
-PARTS = ("ceilings", "routing", "rebuild", "experts", "layer", "model")
 GIB = 2**30
-
-
-def parse_options():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-
-    def count(name, value, text):
-        parser.add_argument(f"--{name}", type=int, default=value, metavar="N",
-                            help=f"{text} (={value})")
-
-    count("tokens", 8192, "tokens of a step")
-    count("dim", 256, "width d")
-    count("experts", 65536, "experts E")
-    count("active", 512, "selected experts K of a token")
-    count("shortlist", 2048, "candidates M of a codeword")
-    count("codewords", 512, "codewords G")
-    count("expert-dim", 1, "hidden width m of an expert")
-    count("clusters", 512, "clusters of the made states")
-    parser.add_argument("--skew", type=float, default=0.5, metavar="X",
-                        help="cluster r has a share proportional to (r + 1)^-X (=0.5)")
-    count("sets", 4, "input sets, used in turn")
-    count("peer-heads", 8, "heads of product-key routing")
-    count("repetitions", 20, "timed calls")
-    count("batch", 8, "sequences of a training step")
-    count("context", 1024, "tokens of a sequence")
-    count("vocab", 256, "vocabulary of the language model")
-    count("layers", 16, "layers of the language model")
-    count("seed", 1, "seed")
-    parser.add_argument("--seconds", type=float, default=4, metavar="S",
-                        help="at most about this long per measurement, once 5 calls are made (=4)")
-    parser.add_argument("--memory-gib", type=float, default=24, metavar="X",
-                        help="largest gathered array (=24)")
-    parser.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16", help="(=bf16)")
-    parser.add_argument("--parts", default=",".join(PARTS), metavar="LIST",
-                        help=f"of {','.join(PARTS)} (all)")
-    parser.add_argument("--compile", action="store_true",
-                        help="measure under torch.compile, too, what gains by it")
-    parser.add_argument("--data", metavar="PREFIX", help="states and experts")
-    parser.add_argument("--text", metavar="FILE", help="text to train on (this repository's)")
-    parser.add_argument("--json", metavar="FILE", help="keep the results")
-    options = parser.parse_args()
-    options.parts = options.parts.split(",")
-    for part in options.parts:
-        if part not in PARTS:
-            parser.error(f"--parts: {part} is not one of {', '.join(PARTS)}")
-    if not 0 < options.active <= options.shortlist <= options.experts:
-        parser.error(f"--active {options.active} --shortlist {options.shortlist} --experts "
-                     f"{options.experts}: need 0 < active <= shortlist <= experts")
-    return options
 
 
 def relative_error(value, reference):
@@ -84,8 +39,8 @@ def run_routing(options, timer, given):
     size = given.unit.element_size()
     whole = chunk_of(options, size, 2 * options.experts)
     panel = chunk_of(options, size, options.shortlist * options.dim)
-    peer = routing.Peer(options.dim, options.experts, options.active, options.peer_heads,
-                        given.unit.dtype, given.unit.device, options.seed)
+    keys = peer.random_keys(options.dim, options.experts, options.peer_heads, given.unit.dtype,
+                            given.unit.device, options.seed)
     lists, k = given.lists, options.active
     common = (given.codebook, given.unit, lists, k)
 
@@ -112,13 +67,46 @@ def run_routing(options, timer, given):
         fused = torch.compile(routing.listing)
         timer.measure("routing", "paper's listing, torch.compile",
                       lambda i: fused(given.hidden[i], *common, panel))
-    timer.measure("routing", f"PEER: {options.peer_heads} heads x {peer.best}",
-                  lambda i: peer(given.hidden[i]))
+    timer.measure("routing", f"PEER: {options.peer_heads} heads x {k // options.peer_heads}",
+                  lambda i: peer.route(given.hidden[i], *keys, k))
 
 
 def run_rebuild(options, timer, given):
     timer.measure("list rebuild", "all lists: product + top M of E",
                   lambda i: routing.list_rebuild(given.codebook, given.unit, options.shortlist))
+
+
+@dataclasses.dataclass
+class Way:
+    """A way to do a piece of work; forward and both (forward and backward) take the number of an
+    input set and return the outputs, and the gradients."""
+
+    name: str
+    forward: typing.Callable
+    both: typing.Callable
+    comparable: bool = True  # selects the experts that the other ways select
+
+
+def measure_ways(timer, work, ways, gradients):
+    """Times all ways; the first is the reference for outputs and for the named gradients."""
+    reference = ways[0].forward(0), ways[0].both(0)
+
+    def difference(way):
+        if not way.comparable:
+            return "", {}
+        value = relative_error(way.forward(0), reference[0])
+        return f"differs by {value:.1e}", {"difference": value}
+
+    def differences(way):
+        if not way.comparable:
+            return "", {}
+        values = [relative_error(a, b) for a, b in zip(way.both(0), reference[1])][: len(gradients)]
+        return (f"{', '.join(gradients)} differ by " + ", ".join(f"{v:.1e}" for v in values),
+                {"differences": values})
+
+    for way in ways:
+        timer.measure(f"{work} forward", way.name, way.forward, lambda: difference(way))
+        timer.measure(f"{work} both ways", way.name, way.both, lambda: differences(way))
 
 
 class Selected:
@@ -142,51 +130,42 @@ def run_experts(options, timer, given):
     pairs = chunk_of(options, 4, 4 * options.dim)
     sets = [Selected(options, given, hidden) for hidden in given.hidden]
     table = experts.ListTable(given.lists, options.expert_dim)
-    up, down = given.up, given.down
 
-    def arguments(i):
-        return sets[i].hidden, up, down, sets[i].row, sets[i].row_gate
+    def by_rows(name, forward, backward, chunk):
+        def arguments(s):
+            return s.hidden, given.up, given.down, s.row, s.row_gate
 
-    def dense(i):
-        s = sets[i]
-        return s.hidden, up, down, s.tiles, s.position, s.gate_sorted, table
+        return Way(name, lambda i: forward(*arguments(sets[i]), chunk),
+                   lambda i: backward(*arguments(sets[i]), sets[i].d_y, chunk))
 
-    ways = (
-        ("token-centric: gather + einsum", lambda i: experts.token_centric(*arguments(i), tokens),
-         lambda i: experts.token_centric_backward(*arguments(i), sets[i].d_y, tokens)),
-        ("token-centric: embedding_bag", lambda i: experts.bagged(*arguments(i), tokens),
-         lambda i: experts.bagged_backward(*arguments(i), sets[i].d_y, tokens)),
-        ("expert-centric: pairs sorted by expert",
-         lambda i: experts.expert_centric(*arguments(i), pairs),
-         lambda i: experts.expert_centric_backward(*arguments(i), sets[i].d_y, pairs)),
-        ("shortlist as dense products, masked", lambda i: experts.shortlist_dense(*dense(i)),
-         lambda i: experts.shortlist_dense_backward(*dense(i), sets[i].d_y)),
-    )
+    def by_lists(name, forward, backward):
+        def arguments(s):
+            return s.hidden, given.up, given.down, s.tiles, s.position, s.gate_sorted, table
+
+        return Way(name, lambda i: forward(*arguments(sets[i])),
+                   lambda i: backward(*arguments(sets[i]), sets[i].d_y))
+
+    ways = [
+        by_rows("token-centric: gather + einsum", experts.token_centric,
+                experts.token_centric_backward, tokens),
+        by_rows("token-centric: embedding_bag", experts.bagged, experts.bagged_backward, tokens),
+        by_rows("expert-centric: pairs sorted by expert", experts.expert_centric,
+                experts.expert_centric_backward, pairs),
+        by_lists("shortlist as dense products, masked", experts.shortlist_dense,
+                 experts.shortlist_dense_backward),
+    ]
     if options.compile:
-        fused = torch.compile(experts.token_centric)
-        fused_sorted = torch.compile(experts.expert_centric)
-        fused_both = torch.compile(experts.expert_centric_backward)
-        ways += (
-            ("token-centric, torch.compile", lambda i: fused(*arguments(i), tokens),
-             lambda i: experts.token_centric_backward(*arguments(i), sets[i].d_y, tokens, fused)),
-            ("expert-centric, torch.compile", lambda i: fused_sorted(*arguments(i), pairs),
-             lambda i: fused_both(*arguments(i), sets[i].d_y, pairs)),
-        )
-    reference = ways[0][1](0)
-    gradients = ways[0][2](0)
-
-    def difference(forward):
-        value = relative_error(forward(0), reference)
-        return f"differs by {value:.1e}", {"difference": value}
-
-    def differences(backward):
-        values = [relative_error(a, b) for a, b in zip(backward(0)[:3], gradients)]
-        return ("d_h, d_up, d_down differ by " + ", ".join(f"{v:.1e}" for v in values),
-                {"differences": values})
-
-    for name, forward, backward in ways:
-        timer.measure("experts forward", name, forward, lambda: difference(forward))
-        timer.measure("experts both ways", name, backward, lambda: differences(backward))
+        fused, fused_sorted, fused_sorted_backward, fused_dense = (torch.compile(f) for f in (
+            experts.token_centric, experts.expert_centric, experts.expert_centric_backward,
+            experts.shortlist_dense))
+        ways += [
+            by_rows("token-centric, torch.compile", fused,
+                    functools.partial(experts.token_centric_backward, forward=fused), tokens),
+            by_rows("expert-centric, torch.compile", fused_sorted, fused_sorted_backward, pairs),
+            by_lists("shortlist as dense products, torch.compile", fused_dense,
+                     functools.partial(experts.shortlist_dense_backward, forward=fused_dense)),
+        ]
+    measure_ways(timer, "experts", ways, ("d_h", "d_up", "d_down"))
 
 
 def run_layer(options, timer, given):
@@ -195,6 +174,7 @@ def run_layer(options, timer, given):
     panel = chunk_of(options, given.unit.element_size(), options.shortlist * options.dim)
     pairs = chunk_of(options, 4, 4 * options.dim)
     common = (given.codebook, given.unit, given.lists, k)
+    tables = given.unit, given.up, given.down
     d_y = torch.randn_like(given.hidden[0])
 
     def listing(hidden):
@@ -202,39 +182,41 @@ def run_layer(options, timer, given):
 
     def grouped(hidden):
         expert, gate, tiles = routing.grouped(hidden, *common)
-        return (torch.empty_like(x).index_copy_(0, tiles.order, x) for x in (expert, gate))
+        return [torch.empty_like(x).index_copy_(0, tiles.order, x) for x in (expert, gate)]
 
-    compiled = torch.compile if options.compile else lambda function: function
-    gathered, by_expert = compiled(experts.token_centric), compiled(experts.expert_centric)
-    by_expert_backward = compiled(experts.expert_centric_backward)
-    suffix = ", torch.compile" if options.compile else ""
-    ways = (
-        ("paper's listing, token-centric", listing, experts.token_centric,
-         layer.token_centric_backward, experts.token_centric, tokens),
-        ("grouped routing, token-centric" + suffix, grouped, gathered,
-         layer.token_centric_backward, gathered, tokens),
-        ("grouped routing, sorted by expert" + suffix, grouped, by_expert,
-         layer.expert_centric_backward, by_expert_backward, pairs),
-    )
-    reference = None
-    for name, route, evaluate, backward, evaluate_both, chunk in ways:
-        def forward(i):
-            return layer.forward(given.hidden[i], given.up, given.down, route, evaluate, m, chunk)
+    def automatic(name, way, way_tables=tables, comparable=True):
+        ways = [(name, way)]
+        if options.compile:
+            ways.append((name + ", torch.compile", torch.compile(way)))
+        return [Way(n, lambda i, w=w: layer.forward(w, given.hidden[i], way_tables),
+                    lambda i, w=w: layer.both_ways(w, given.hidden[i], way_tables, d_y, tokens),
+                    comparable) for n, w in ways]
 
-        def both(i):
-            return backward(given.hidden[i], given.unit, given.up, given.down, d_y, route,
-                            evaluate_both, m, chunk)
+    def by_expert(name, evaluate, backward):
+        return Way(name,
+                   lambda i: layer.sorted_forward(given.hidden[i], given.up, given.down, grouped,
+                                                  evaluate, m, pairs),
+                   lambda i: layer.sorted_both_ways(given.hidden[i], *tables, d_y, grouped,
+                                                    backward, m, pairs))
 
-        def differences():
-            nonlocal reference
-            values = both(0)
-            reference = reference or values
-            errors = [relative_error(a, b) for a, b in zip(values, reference)]
-            return ("d_h, d_unit, d_up, d_down differ by " + ", ".join(f"{e:.1e}" for e in errors),
-                    {"differences": errors})
-
-        timer.measure("layer forward", name, forward)
-        timer.measure("layer both ways", name, both, differences)
+    keys = peer.random_keys(options.dim, options.experts, options.peer_heads, given.unit.dtype,
+                            given.unit.device, options.seed)
+    own = [peer.table_for(x, options.experts, m) for x in (given.up, given.down)]
+    ways = [
+        *automatic("paper's listing, token-centric", layer.token_centric(listing, m, tokens)),
+        *automatic("grouped routing, token-centric", layer.token_centric(grouped, m, tokens)),
+        *automatic("grouped routing, lists as dense products",
+                   layer.shortlist_dense(given.codebook, given.lists, k, m)),
+        by_expert("grouped routing, sorted by expert", experts.expert_centric,
+                  experts.expert_centric_backward),
+        *automatic(f"PEER: {options.peer_heads} heads x {k // options.peer_heads}, token-centric",
+                   layer.peer_token_centric(k, m, tokens), (*keys, *own), False),
+    ]
+    if options.compile:
+        ways.append(by_expert("grouped routing, sorted by expert, torch.compile",
+                              torch.compile(experts.expert_centric),
+                              torch.compile(experts.expert_centric_backward)))
+    measure_ways(timer, "layer", ways, ("d_h", "d_unit", "d_up", "d_down"))
 
 
 def repository_text():
@@ -249,34 +231,43 @@ def run_model(options, timer):
     shape = language_model.ModelShape(
         dim=options.dim, context=options.context, vocab=options.vocab, layers=options.layers,
         experts=options.experts, active=options.active, expert_dim=options.expert_dim,
-        codewords=options.codewords, shortlist=options.shortlist)
+        codewords=options.codewords, shortlist=options.shortlist, peer_heads=options.peer_heads)
     shape.heads = max(1, options.dim // 64)
     shape.kv_heads = max(1, shape.heads // 4)
     shape.ffn_dim = 3 * options.dim
     paths = [pathlib.Path(options.text)] if options.text else repository_text()
     tokens = language_model.text_tokens(paths, options.vocab, "cuda")
-    per_step = options.batch * options.context
-    if len(tokens) < per_step + options.batch:
-        sys.exit(f"torch_baselines: {len(tokens)} tokens of text, a step needs {per_step}: name a "
-                 "longer file with --text, or lower --batch")
-    for compiled in ((False, True) if options.compile else (False,)):
-        for name, moe in (("dense FFN", False), ("MoE by the paper's listing", True)):
-            training = language_model.Training(shape, moe, tokens, options.batch, compiled,
-                                               options.seed)
-            steps = iter(range(10**9))
-            median = timer.measure("training step", name + (", torch.compile" if compiled else ""),
-                                   lambda i: training.step(next(steps)))
-            if median is None:
-                continue
-            losses = torch.stack(training.losses).tolist()
-            timer.results[-1].update(tokens_per_second=per_step / median * 1e3, losses=losses)
-            print(f"{'':20s} {per_step / median * 1e3:,.0f} tokens/s; loss {losses[0]:.3f} first, "
-                  f"{losses[-1]:.3f} after {len(losses)} steps", flush=True)
-            del training
+    for batch, model, launch in itertools.product(options.batch, options.models, options.launches):
+        per_step = batch * options.context
+        if len(tokens) < per_step + batch:
+            sys.exit(f"torch_baselines: {len(tokens)} tokens of text, a step needs {per_step}: name "
+                     "a longer file with --text, or lower --batch")
+        name = f"{language_model.NAMES[model]}, {batch} x {options.context} tokens, {launch}"
+        run_training(options, timer, name, per_step,
+                     lambda: language_model.Training(shape, model, tokens, batch, launch,
+                                                     options.seed))
+
+
+def run_training(options, timer, name, per_step, start):
+    training, steps = None, itertools.count()
+
+    def step(_):
+        nonlocal training
+        if training is None:
+            training = start()
+        training.step(next(steps))
+
+    median = timer.measure("training step", name, step)
+    if median is not None:
+        losses = torch.stack(training.losses).tolist()
+        timer.results[-1].update(tokens_per_second=per_step / median * 1e3, losses=losses)
+        print(f"{'':20s} {per_step / median * 1e3:,.0f} tokens/s; loss {losses[0]:.3f} first, "
+              f"{losses[-1]:.3f} after {len(losses)} steps", flush=True)
+    torch.compiler.reset()
 
 
 def main():
-    options = parse_options()
+    options = command_line.parse(__doc__)
     if not torch.cuda.is_available():
         sys.exit("torch_baselines: no CUDA device is visible to PyTorch")
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[options.dtype]
@@ -300,7 +291,7 @@ def main():
         "layer": lambda: run_layer(options, timer, given),
         "model": lambda: run_model(options, timer),
     }
-    for part in PARTS:
+    for part in command_line.PARTS:
         if part not in options.parts:
             continue
         runs[part]()

@@ -8,8 +8,6 @@ functions return the gradients of hidden, up, down and gate for the gradient d_y
 import torch
 import torch.nn.functional as F
 
-from . import routing
-
 
 def table_rows(expert, gate, expert_dim):
     """Rows and gates of a table with expert_dim rows per expert."""
@@ -163,13 +161,13 @@ def shortlist_dense(hidden, up, down, tiles, position, gate, table):
     return torch.empty_like(hidden).index_copy(0, tiles.order, sorted_out)
 
 
-def shortlist_dense_backward(hidden, up, down, tiles, position, gate, table, d_y):
+def shortlist_dense_backward(hidden, up, down, tiles, position, gate, table, d_y,
+                             forward=shortlist_dense):
     leaves = [x.detach().requires_grad_() for x in (hidden, up, down, gate)]
     h, u, v, g = leaves
-    return torch.autograd.grad(shortlist_dense(h, u, v, tiles, position, g, table), leaves, d_y)
+    return torch.autograd.grad(forward(h, u, v, tiles, position, g, table), leaves, d_y)
 
 
 def positions_in_lists(tiles, expert, lists):
     """Position of each selected expert in its token's list (ids ascending). Shape: [n, K]"""
-    codeword = tiles.codeword[torch.div(tiles.row, routing.TILE, rounding_mode="floor")]
-    return torch.searchsorted(lists[codeword], expert.contiguous())
+    return torch.searchsorted(lists[tiles.codeword[tiles.tile]], expert.contiguous())

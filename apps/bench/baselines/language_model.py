@@ -1,5 +1,5 @@
 """airmoe's language model (scheduler/model_config.hpp) in PyTorch: RMSNorm, grouped-query attention,
-RoPE, SwiGLU, tied embedding; the middle layer's FFN dense, or an MoE layer by the paper's listing."""
+RoPE, SwiGLU, tied embedding; the middle layer's FFN dense, or an MoE layer."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import routing
+from . import moe
 
 
 @dataclasses.dataclass
@@ -27,6 +27,7 @@ class ModelShape:
     expert_dim: int = 1
     codewords: int = 512
     shortlist: int = 2048
+    peer_heads: int = 8
     codebook_decay: float = 0.95
     dead_threshold: float = 1.0
     jitter: float = 0.01
@@ -82,152 +83,128 @@ class SwigluFfn(nn.Module):
         return self.down(F.silu(gate) * up), 0.0
 
 
-class ListingMoe(nn.Module):
-    """The paper's listing: per micro-batch a k-means step; lists rebuilt when dropped, which the
-    optimizer step does; gather, einsum and top K per token; experts gathered per token."""
-
-    def __init__(self, shape):
-        super().__init__()
-        self.shape = shape
-
-        def table(rows):
-            return nn.Parameter(torch.randn(rows, shape.dim) * shape.dim**-0.5)
-
-        self.centroid = table(shape.experts)
-        self.up, self.down = (table(shape.experts * shape.expert_dim) for _ in range(2))
-        self.norm = nn.LayerNorm(shape.dim, eps=1e-12)
-        nn.init.constant_(self.norm.weight, 0.1)  # as airmoe: the experts have a say, no more
-        self.register_buffer("sums", torch.zeros(shape.codewords, shape.dim))
-        self.register_buffer("counts", torch.zeros(shape.codewords))
-        self.lists = None
-        self.started = False
-
-    @torch.no_grad()
-    def codebook(self, hidden):
-        """Moving averages of the tokens' directions; dead codewords start again from tokens."""
-        shape = self.shape
-        unit = F.normalize(hidden.float(), dim=1)
-        fresh = unit[torch.randperm(len(unit), device=unit.device)[: shape.codewords]]
-        if not self.started:
-            self.sums.copy_(fresh)
-            self.counts.fill_(max(1.0, len(unit) / shape.codewords))
-            self.started = True
-        code = F.normalize(self.sums, dim=1)
-        nearest = (unit @ code.T).argmax(1)
-        keep = shape.codebook_decay
-        self.sums.mul_(keep).index_add_(0, nearest, unit, alpha=1 - keep)
-        self.counts.mul_(keep).index_add_(0, nearest, torch.ones_like(nearest, dtype=torch.float),
-                                          alpha=1 - keep)
-        dead = self.counts < shape.dead_threshold
-        self.sums.copy_(torch.where(dead[:, None], fresh, self.sums))
-        self.counts.masked_fill_(dead, 1.0)
-        return F.normalize(self.sums, dim=1)
-
-    def noise(self, score):
-        return score + self.shape.jitter * torch.randn_like(score)
-
-    def forward(self, x):
-        shape = self.shape
-        hidden = x.flatten(0, 1)
-        code = self.codebook(hidden)
-        unit = F.normalize(self.centroid, dim=1)
-        if self.lists is None:
-            with torch.no_grad():
-                self.lists = self.noise(code @ unit.T).topk(shape.shortlist, 1, False).indices
-        candidates = self.lists[(hidden.float() @ code.T).argmax(1)]
-        panel = F.embedding(candidates, unit.to(hidden.dtype))
-        score = self.noise(torch.einsum("nmd,nd->nm", panel, hidden))
-        best, position = score.topk(shape.active, dim=1, sorted=False)
-        expert = candidates.gather(1, position)
-        gate = torch.softmax(best.float(), dim=1)
-        y = self.experts(hidden, expert, gate.to(hidden.dtype))
-        return self.norm(y).view_as(x), self.balance(expert, gate)
-
-    def experts(self, hidden, expert, gate):
-        m = self.shape.expert_dim
-        inner = torch.arange(m, device=expert.device)
-        row = (expert[:, :, None] * m + inner).flatten(1)
-        pre = torch.einsum("nrd,nd->nr", F.embedding(row, self.up.to(hidden.dtype)), hidden)
-        weight = F.gelu(pre) * gate.repeat_interleave(m, dim=1)
-        return torch.einsum("nr,nrd->nd", weight, F.embedding(row, self.down.to(hidden.dtype)))
-
-    def balance(self, expert, gate):
-        flat, n = expert.flatten(), len(expert)
-        zeros = torch.zeros(self.shape.experts, device=gate.device)
-        used = zeros.index_add(0, flat, torch.ones_like(flat, dtype=torch.float)) / flat.numel()
-        mass = zeros.index_add(0, flat, gate.flatten()) / n
-        return self.shape.balance_weight * self.shape.experts * (used * mass).sum()
+#: what stands in the middle layer's place of the FFN
+NAMES = {"dense": "dense FFN", "listing": "AIR by the paper's listing",
+         "grouped": "AIR, lists as dense products", "peer": "PEER"}
+MIDDLE = {"dense": SwigluFfn, "listing": moe.Listing, "grouped": moe.Grouped, "peer": moe.Peer}
 
 
 class Block(nn.Module):
-    def __init__(self, shape, moe):
+    def __init__(self, shape, ffn):
         super().__init__()
         self.attention_norm = nn.RMSNorm(shape.dim, eps=1e-5)
         self.attention = Attention(shape)
         self.ffn_norm = nn.RMSNorm(shape.dim, eps=1e-5)
-        self.ffn = ListingMoe(shape) if moe else SwigluFfn(shape)
+        self.ffn = MIDDLE[ffn](shape)
 
     def forward(self, x, turn):
         x = x + self.attention(self.attention_norm(x), turn)
-        hidden = self.ffn_norm(x)
-        if isinstance(self.ffn, ListingMoe):
-            hidden = hidden.to(torch.get_autocast_dtype("cuda"))
+        hidden = self.ffn_norm(x).to(torch.get_autocast_dtype("cuda"))
         y, loss = self.ffn(hidden)
         return x + y, loss
 
 
+class Head(nn.Module):
+    """Logits by the embedding's rows, and their loss."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.norm = nn.RMSNorm(shape.dim, eps=1e-5)
+
+    def forward(self, x, embedding, targets):
+        logits = F.linear(self.norm(x), embedding)
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+
 class LanguageModel(nn.Module):
-    def __init__(self, shape, moe):
+    def __init__(self, shape, middle):
         super().__init__()
         self.embedding = nn.Embedding(shape.vocab, shape.dim)
         nn.init.normal_(self.embedding.weight, std=0.02)
-        middle = shape.layers // 2
         self.blocks = nn.ModuleList(
-            Block(shape, moe and i == middle) for i in range(shape.layers))
-        self.norm = nn.RMSNorm(shape.dim, eps=1e-5)
+            Block(shape, middle if i == shape.layers // 2 else "dense")
+            for i in range(shape.layers))
+        self.head = Head(shape)
 
     def forward(self, tokens, targets, turn):
         x, extra = self.embedding(tokens), 0.0
         for block in self.blocks:
             x, loss = block(x, turn)
             extra = extra + loss
-        logits = F.linear(self.norm(x), self.embedding.weight)
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten()) + extra
+        return self.head(x, self.embedding.weight, targets) + extra
 
-    def drop_lists(self):
-        for block in self.blocks:
-            if isinstance(block.ffn, ListingMoe):
-                block.ffn.lists = None
+
+@dataclasses.dataclass
+class Launch:
+    """How a training step gets to the device."""
+
+    compiled: str = None  # what torch.compile gets: None, "blocks" or "model"
+    mode: str = None  # torch.compile's
+    graph: bool = False  # the whole step, optimizer included, as one CUDA graph
+
+
+LAUNCHES = {
+    "eager": Launch(),
+    "graph": Launch(graph=True),
+    "compile": Launch("blocks"),
+    "compile-graph": Launch("blocks", graph=True),
+    "compile-reduce-overhead": Launch("model", "reduce-overhead"),
+}
 
 
 class Training:
     """A training step of the model, bf16 autocast, AdamW in one kernel, gradients clipped to 1."""
 
-    def __init__(self, shape, moe, tokens, batch, compiled, seed):
+    def __init__(self, shape, middle, tokens, batch, launch, seed):
+        self.launch = LAUNCHES[launch]
         torch.manual_seed(seed)
-        self.model = LanguageModel(shape, moe).cuda()
-        if compiled:
-            for block in self.model.blocks:  # one by one: equal blocks share what is compiled
-                block.compile()
+        self.model = LanguageModel(shape, middle).cuda()
+        if self.launch.compiled == "blocks":  # one by one: equal blocks share what is compiled
+            for part in (*self.model.blocks, self.model.head):
+                part.compile()
+        elif self.launch.compiled == "model":
+            self.model.compile(mode=self.launch.mode)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=3e-4, betas=(0.9, 0.95),
-                                           weight_decay=0.1, fused=True)
+                                           weight_decay=0.1, fused=True, capturable=self.launch.graph)
         self.turn = rope_table(shape, "cuda")
-        self.tokens, self.batch, self.context = tokens, batch, shape.context
-        self.losses = []
+        width = shape.context + 1
+        self.rows = tokens[: len(tokens) // width * width].view(-1, width)
+        self.text = torch.empty(batch, width, dtype=tokens.dtype, device=tokens.device)
+        self.graph, self.loss, self.losses = None, None, []
 
-    def step(self, number):
-        width = self.context + 1
-        starts = len(self.tokens) // width
-        at = torch.arange(number * self.batch, (number + 1) * self.batch) % starts
-        text = self.tokens[: starts * width].view(starts, width)[at.to(self.tokens.device)]
+    def work(self):
+        torch.compiler.cudagraph_mark_step_begin()
         with torch.autocast("cuda", dtype=torch.bfloat16):
-            loss = self.model(text[:, :-1], text[:, 1:], self.turn)
+            loss = self.model(self.text[:, :-1], self.text[:, 1:], self.turn)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.model.drop_lists()
-        self.losses.append(loss.detach())
+        return loss.detach()
+
+    def step(self, number):
+        batch = len(self.text)
+        at = torch.arange(number * batch, (number + 1) * batch, device=self.rows.device)
+        torch.index_select(self.rows, 0, at % len(self.rows), out=self.text)
+        if not self.launch.graph:
+            self.losses.append(self.work().clone())
+            return
+        if self.graph is None:
+            self.capture()
+        self.graph.replay()
+        self.losses.append(self.loss.clone())
+
+    def capture(self):
+        """Some steps as they are, on a stream of their own, as capturing wants; then the graph."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self.work()
+        torch.cuda.current_stream().wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.loss = self.work()
 
 
 def text_tokens(paths, vocab, device):

@@ -1,6 +1,8 @@
-"""A whole MoE layer: routing, then the experts, forward, and backward to hidden states, centroids, up
-and down rows. The search for the experts has no gradient; scores of the selected are computed again
-where automatic differentiation needs them, which is less than what the paper's listing keeps.
+"""A whole MoE layer: routing, then the experts, forward and backward.
+
+A way is a function way(hidden, *tables) = y that automatic differentiation can follow to hidden and
+tables. The search for the experts has no gradient; where gradients are wanted, scores of the selected
+are computed again from their centroids, which is less than what the paper's listing keeps.
 
 route(hidden) returns experts and gates of each token [n, K], in token order.
 """
@@ -8,37 +10,81 @@ route(hidden) returns experts and gates of each token [n, K], in token order.
 import torch
 import torch.nn.functional as F
 
-from . import experts
-
-
-def forward(hidden, up, down, route, evaluate, expert_dim, chunk):
-    row, gate = experts.table_rows(*route(hidden), expert_dim)
-    return evaluate(hidden, up, down, row, gate, chunk)
+from . import experts, peer, routing
 
 
 def selected_scores(hidden, unit, expert):
     return torch.einsum("nkd,nd->nk", F.embedding(expert, unit), hidden)
 
 
-def token_centric_backward(hidden, unit, up, down, d_y, route, evaluate, expert_dim, chunk):
-    """Forward and backward by automatic differentiation; every token gathers its rows."""
-    expert, _ = route(hidden)
-    tables = [x.detach().requires_grad_() for x in (unit, up, down)]
+def token_centric(route, expert_dim, chunk):
+    """Tables: unit centroids, up, down. Every token gathers the rows of its experts."""
+
+    def way(hidden, unit, up, down):
+        with torch.no_grad():
+            expert, gate = route(hidden)
+        if hidden.requires_grad:
+            gate = routing.gates(selected_scores(hidden, unit, expert))
+        return experts.token_centric(hidden, up, down, *experts.table_rows(expert, gate, expert_dim),
+                                     chunk)
+
+    return way
+
+
+def shortlist_dense(codebook, lists, active, expert_dim):
+    """Tables: unit centroids, up, down. Tokens of one codeword together; scores and experts of a whole
+    list as dense products."""
+    table = experts.ListTable(lists, expert_dim)
+
+    def way(hidden, unit, up, down):
+        tiles = routing.Tiles(hidden.detach(), codebook)
+        panel = F.embedding(lists[tiles.codeword], unit)
+        score = tiles.unpad(torch.bmm(tiles.pad(hidden[tiles.order]), panel.transpose(1, 2)))
+        position = score.detach().topk(active, dim=1, sorted=False).indices
+        gate = routing.gates(score.gather(1, position))
+        return experts.shortlist_dense(hidden, up, down, tiles, position, gate, table)
+
+    return way
+
+
+def peer_token_centric(active, expert_dim, chunk):
+    """Tables: query projection, keys, up, down."""
+
+    def way(hidden, query, keys, up, down):
+        row, gate = experts.table_rows(*peer.route(hidden, query, keys, active), expert_dim)
+        return experts.token_centric(hidden, up, down, row, gate, chunk)
+
+    return way
+
+
+def forward(way, hidden, tables):
+    with torch.no_grad():
+        return way(hidden, *tables)
+
+
+def both_ways(way, hidden, tables, d_y, chunk):
+    """Forward, and backward by automatic differentiation, `chunk` tokens at a time: the gradients of
+    hidden and of the tables."""
+    tables = [x.detach().requires_grad_() for x in tables]
     d_hidden, sums = [], None
-    for h, e, d in zip(*(x.split(chunk) for x in (hidden, expert, d_y))):
+    for h, d in zip(hidden.split(chunk), d_y.split(chunk)):
         h = h.detach().requires_grad_()
-        gate = torch.softmax(selected_scores(h, tables[0], e).float(), dim=1).to(h.dtype)
-        row, gate = experts.table_rows(e, gate, expert_dim)
-        y = evaluate(h, tables[1], tables[2], row, gate, chunk)
-        first, *rest = torch.autograd.grad(y, [h, *tables], d)
+        first, *rest = torch.autograd.grad(way(h, *tables), [h, *tables], d)
         d_hidden.append(first)
         sums = rest if sums is None else [a + b for a, b in zip(sums, rest)]
     return [torch.cat(d_hidden), *sums]
 
 
-def expert_centric_backward(hidden, unit, up, down, d_y, route, evaluate, expert_dim, chunk):
-    """Forward and backward with pairs sorted by expert; `evaluate` as
-    experts.expert_centric_backward."""
+# Pairs sorted by expert: forward and backward written out, gradients of rows as sums over segments.
+
+
+def sorted_forward(hidden, up, down, route, evaluate, expert_dim, chunk):
+    row, gate = experts.table_rows(*route(hidden), expert_dim)
+    return evaluate(hidden, up, down, row, gate, chunk)
+
+
+def sorted_both_ways(hidden, unit, up, down, d_y, route, evaluate, expert_dim, chunk):
+    """`evaluate` as experts.expert_centric_backward."""
     expert, gate = route(hidden)
     row, row_gate = experts.table_rows(expert, gate, expert_dim)
     d_hidden, d_up, d_down, d_row_gate = evaluate(hidden, up, down, row, row_gate, d_y, chunk)

@@ -53,6 +53,8 @@ class Tiles:
         place = torch.arange(n, device=hidden.device) - (last - count)[codeword]
         #: row of each token, in the order of codewords, among the rows of all tiles. Shape: [n]
         self.row = (end - tiles)[codeword] * TILE + place
+        #: tile of each token, in the order of codewords. Shape: [n]
+        self.tile = torch.div(self.row, TILE, rounding_mode="floor")
 
     def pad(self, values):
         """Rows in the order of codewords, laid into tiles. Shape: [bound, TILE, columns]"""
@@ -69,37 +71,8 @@ def grouped(hidden, codebook, unit, lists, active):
     candidates = lists[tiles.codeword]
     score = torch.bmm(tiles.pad(hidden[tiles.order]), unit[candidates].transpose(1, 2))
     best, position = tiles.unpad(score).topk(active, dim=1, sorted=False)
-    list_of = torch.div(tiles.row, TILE, rounding_mode="floor")
-    expert = candidates[list_of].gather(1, position)
+    expert = candidates[tiles.tile].gather(1, position)
     return expert, gates(best), tiles
-
-
-class Peer:
-    """Product-key routing: `heads` queries per token, each the best K / heads of S x S experts, with
-    S the square root of E (rounded up)."""
-
-    def __init__(self, dim, experts, active, heads, dtype, device, seed):
-        generator = torch.Generator(device=device).manual_seed(seed)
-        side = int((experts - 1) ** 0.5) + 1
-        self.side, self.heads, self.best = side, heads, active // heads
-
-        def normal(*shape):
-            return (torch.randn(*shape, device=device, generator=generator) * dim**-0.5).to(dtype)
-
-        self.query = normal(dim, heads * dim)
-        self.keys = normal(heads * 2, side, dim // 2)
-
-    def __call__(self, hidden):
-        n = len(hidden)
-        query = (hidden @ self.query).view(n, self.heads * 2, -1).transpose(0, 1)
-        score = torch.bmm(query, self.keys.transpose(1, 2)).view(self.heads, 2, n, self.side)
-        half, key = score.topk(min(self.best, self.side), dim=3)
-        pairs = (half[:, 0, :, :, None] + half[:, 1, :, None, :]).flatten(2)
-        ids = (key[:, 0, :, :, None] * self.side + key[:, 1, :, None, :]).flatten(2)
-        best, position = pairs.topk(self.best, dim=2)
-        expert = ids.gather(2, position)
-        gate = torch.softmax(best.float(), dim=2).to(hidden.dtype)
-        return expert.transpose(0, 1).flatten(1), gate.transpose(0, 1).flatten(1)
 
 
 def list_rebuild(codebook, unit, shortlist):
