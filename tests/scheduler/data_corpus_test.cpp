@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <random>
 
 #include <gtest/gtest.h>
 
@@ -123,6 +125,56 @@ TEST_F(DataCorpus, TheCapChoosesFilesFromTheWholeTreeAndIsDeterministic) {
   // Files that are named are never left out.
   EXPECT_EQ(open({(root / "moved/100").string()}, 10).size(), 100);
   EXPECT_SAYS(message([&] { open({(root / "moved").string()}, 99); }), "--data-max-bytes");
+}
+
+/// What the rules of corpus.hpp say about one folder, file by file.
+std::string text_of_folder(const fs::path& folder, int64_t cap) {
+  const auto hash = [](const std::string& name) {
+    uint64_t h = 14695981039346656037ull;
+    for (const char c : name) h = (h ^ static_cast<unsigned char>(c)) * 1099511628211ull;
+    h = (h ^ (h >> 30)) * 0xbf58476d1ce4e5b9ull;
+    h = (h ^ (h >> 27)) * 0x94d049bb133111ebull;
+    return h ^ (h >> 31);
+  };
+  std::map<std::string, std::string> all, taken;  // by path below the folder
+  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
+    if (!entry.is_regular_file() || entry.is_symlink()) continue;
+    std::ifstream in(entry.path(), std::ios::binary);
+    all[entry.path().string().substr(folder.string().size() + 1)] = {
+        std::istreambuf_iterator<char>(in), {}};
+  }
+  std::map<uint64_t, std::string> order;
+  for (const auto& file : all) order[hash(file.first)] = file.first;
+  int64_t bytes = 0;
+  for (const auto& [key, name] : order) {
+    const std::string& content = all[name];
+    if (bytes + std::ssize(content) > cap || content.empty()) continue;
+    if (content.substr(0, 8192).find('\0') != std::string::npos) continue;
+    bytes += std::ssize(content);
+    taken[name] = content;
+  }
+  std::string text;
+  for (const auto& file : taken) text += (text.empty() ? "" : std::string(1, '\0')) + file.second;
+  return text;
+}
+
+TEST_F(DataCorpus, ManyFilesOfAllKindsGiveWhatTheRulesSay) {
+  std::mt19937 random(7);
+  const fs::path tree = root / "tree";
+  for (int i = 0; i < 400; ++i) {
+    std::string content(random() % 9000 * (i % 3), static_cast<char>('a' + i % 26));
+    if (i % 4 == 0 && !content.empty()) content[random() % content.size()] = '\0';
+    const std::string folders[] = {"", "a/", "a/b/", "a/b/c/d/", "ab/", "z/y/"};
+    write(fmt::format("tree/{}{}", folders[random() % 6], i), content);
+  }
+  fs::create_directory_symlink(tree / "a", tree / "link");
+  fs::create_symlink(tree / "nowhere", tree / "broken");
+  for (const int64_t cap : {20'000, 300'000, 1'000'000, 100'000'000}) {
+    const std::string expected = text_of_folder(tree, cap);
+    const Corpus corpus = open({tree.string()}, cap);
+    EXPECT_TRUE(text(corpus) == expected)
+        << cap << ": " << corpus.size() << " bytes instead of " << expected.size();
+  }
 }
 
 TEST_F(DataCorpus, DigestSeesEveryChange) {

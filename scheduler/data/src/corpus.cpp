@@ -11,6 +11,7 @@
 
 #include "comm/base/error.hpp"
 #include "scheduler/data/src/file_list.hpp"
+#include "scheduler/data/src/in_parallel.hpp"
 #include "scheduler/data/src/mapped_file.hpp"
 #include "scheduler/data/src/token_file.hpp"
 
@@ -44,6 +45,16 @@ int64_t largest_id(const uint8_t* data, int64_t width, int64_t count) {
     largest = top;
   });
   return largest;
+}
+
+void read_whole(const DataFile& file, uint8_t* to) {
+  errno = 0;
+  std::ifstream in(file.path, std::ios::binary);
+  in.read(reinterpret_cast<char*>(to), file.bytes);
+  if (in.gcount() != file.bytes) {
+    fail(ExitCode::bad_data, "--data {}: {} of {} bytes read: {}", file.path, in.gcount(),
+         file.bytes, errno != 0 ? std::strerror(errno) : "the file became shorter meanwhile");
+  }
 }
 
 std::string joined(const std::vector<std::string>& paths) {
@@ -87,18 +98,14 @@ void Corpus::read_text(const std::vector<DataFile>& files) {
   int64_t size = static_cast<int64_t>(files.size()) - 1;  // separators
   for (const DataFile& file : files) size += file.bytes;
   text_.ensure(size);
+  std::vector<uint8_t*> places;
   uint8_t* to = text_.data();
   for (const DataFile& file : files) {
     if (to != text_.data()) *to++ = kDocumentSeparator;
-    errno = 0;
-    std::ifstream in(file.path, std::ios::binary);
-    in.read(reinterpret_cast<char*>(to), file.bytes);
-    if (in.gcount() != file.bytes) {
-      fail(ExitCode::bad_data, "--data {}: {} of {} bytes read: {}", file.path, in.gcount(),
-           file.bytes, errno != 0 ? std::strerror(errno) : "the file became shorter meanwhile");
-    }
+    places.push_back(to);
     to += file.bytes;
   }
+  in_parallel(std::ssize(files), [&](int64_t i) { read_whole(files[i], places[i]); });
   sources_.push_back({paths_, text_.data(), 1, 0, size, 0});
   natural_vocab_ = 256;
 }

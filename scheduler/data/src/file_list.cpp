@@ -5,65 +5,106 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <set>
 #include <tuple>
+#include <unordered_map>
 #include <utility>
 
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "comm/base/error.hpp"
+#include "scheduler/data/src/in_parallel.hpp"
 
 namespace airmoe::scheduler {
 namespace {
 
 namespace fs = std::filesystem;
 
+/// Device and inode.
+using Identity = std::pair<dev_t, ino_t>;
+/// Of what was already taken.
+using Seen = std::set<Identity>;
+
 struct Found {
   std::string path;
   std::string below;  ///< path below the folder it was found in; empty for a file named itself
   int64_t bytes = 0;
+  Identity identity = {};
 };
-
-/// Device and inode of what was already taken.
-using Seen = std::set<std::pair<dev_t, ino_t>>;
 
 bool is_tokens(const std::string& path) {
   return path.ends_with(".bin");
 }
 
-/// Git's rule: a zero byte near the start means that a file is not text.
+/// Git's rule: a zero byte near the start means that a file is not text. The rest of the file is
+/// asked for, since it will be read if it is text.
 bool looks_binary(const std::string& path) {
   std::array<char, 8192> head;
-  std::ifstream in(path, std::ios::binary);
-  if (!in) fail(ExitCode::bad_data, "--data {}: cannot be read: {}", path, std::strerror(errno));
-  in.read(head.data(), head.size());
-  return std::find(head.data(), head.data() + in.gcount(), '\0') != head.data() + in.gcount();
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0)
+    fail(ExitCode::bad_data, "--data {}: cannot be read: {}", path, std::strerror(errno));
+  ::posix_fadvise(file, 0, 0, POSIX_FADV_WILLNEED);
+  const ssize_t bytes = ::read(file, head.data(), head.size());
+  const int reason = errno;
+  ::close(file);
+  if (bytes < 0) {
+    fail(ExitCode::bad_data, "--data {}: cannot be read: {}", path, std::strerror(reason));
+  }
+  return std::find(head.data(), head.data() + bytes, '\0') != head.data() + bytes;
+}
+
+struct Folder {
+  std::string path, below;
+};
+
+/// What is directly in a folder: links to folders are not followed.
+struct Listing {
+  std::vector<Folder> folders;
+  std::vector<Found> files;  ///< regular, not empty
+};
+
+Listing list(const Folder& folder) {
+  Listing listing;
+  for (const auto& entry : fs::directory_iterator(folder.path)) {
+    const std::string name = entry.path().filename().string();
+    Found found = {entry.path().string(), folder.below.empty() ? name : folder.below + "/" + name};
+    if (!entry.is_symlink() && entry.is_directory()) {
+      listing.folders.push_back({std::move(found.path), std::move(found.below)});
+      continue;
+    }
+    struct stat status = {};
+    if (::stat(found.path.c_str(), &status) != 0) continue;  // a link to nowhere
+    if (!S_ISREG(status.st_mode) || status.st_size == 0) continue;
+    found.bytes = status.st_size;
+    found.identity = {status.st_dev, status.st_ino};
+    listing.files.push_back(std::move(found));
+  }
+  return listing;
 }
 
 /// The non-empty regular files below `folder`, each inode once, sorted by path.
 std::vector<Found> walk(const std::string& folder, Seen& seen) {
-  std::vector<Found> candidates;
+  std::vector<Found> files;
+  std::vector<Folder> level = {{folder, ""}};
   try {
-    for (const auto& entry : fs::recursive_directory_iterator(folder)) {
-      const std::string path = entry.path().string();
-      candidates.push_back({path, entry.path().lexically_relative(folder).string(), 0});
+    while (!level.empty()) {
+      std::vector<Listing> listings(level.size());
+      in_parallel(std::ssize(level), [&](int64_t i) { listings[i] = list(level[i]); });
+      level.clear();
+      for (Listing& listing : listings) {
+        std::move(listing.folders.begin(), listing.folders.end(), std::back_inserter(level));
+        std::move(listing.files.begin(), listing.files.end(), std::back_inserter(files));
+      }
     }
   } catch (const fs::filesystem_error& error) {
     fail(ExitCode::bad_data, "--data {}: cannot be walked: {}: {}", folder, error.path1().string(),
          error.code().message());
   }
-  std::sort(candidates.begin(), candidates.end(),
+  std::sort(files.begin(), files.end(),
             [](const Found& a, const Found& b) { return a.below < b.below; });
-  std::vector<Found> files;
-  for (Found& file : candidates) {
-    struct stat status = {};
-    if (::stat(file.path.c_str(), &status) != 0) continue;  // a link to nowhere
-    if (!S_ISREG(status.st_mode) || status.st_size == 0) continue;
-    if (!seen.insert({status.st_dev, status.st_ino}).second) continue;
-    file.bytes = status.st_size;
-    files.push_back(std::move(file));
-  }
+  std::erase_if(files, [&](const Found& file) { return !seen.insert(file.identity).second; });
   return files;
 }
 
@@ -87,9 +128,8 @@ void find(const std::string& path, Seen& seen, std::vector<Found>& found) {
     fail(ExitCode::bad_data, "--data {}: neither a regular file nor a folder", path);
   }
   if (status.st_size == 0) fail(ExitCode::bad_data, "--data {}: the file is empty", path);
-  if (seen.insert({status.st_dev, status.st_ino}).second) {
-    found.push_back({path, "", status.st_size});
-  }
+  const Identity identity = {status.st_dev, status.st_ino};
+  if (seen.insert(identity).second) found.push_back({path, "", status.st_size, identity});
 }
 
 void refuse_mixture(const std::vector<Found>& found) {
@@ -112,22 +152,51 @@ uint64_t hash(const std::string& text) {
   return h ^ (h >> 31);
 }
 
+/// Whether files are text. Those that will be asked about are looked at beforehand, in parallel.
+class TextCheck {
+ public:
+  /// `order`: the files in the order in which they are taken until `cap` bytes are full.
+  TextCheck(const std::vector<Found*>& order, int64_t cap) {
+    std::vector<const Found*> likely;
+    for (int64_t taken = 0; const Found* file : order) {
+      if (taken + file->bytes > cap) continue;
+      taken += file->bytes;
+      likely.push_back(file);
+    }
+    std::vector<char> binary(likely.size());
+    in_parallel(std::ssize(likely),
+                [&](int64_t i) { binary[i] = looks_binary(likely[i]->path) ? 1 : 0; });
+    for (std::size_t i = 0; i < likely.size(); ++i) is_binary_[likely[i]] = binary[i] != 0;
+  }
+  bool is_text(const Found* file) const {
+    const auto known = is_binary_.find(file);
+    return !(known != is_binary_.end() ? known->second : looks_binary(file->path));
+  }
+
+ private:
+  std::unordered_map<const Found*, bool> is_binary_;
+};
+
 /// Drops what is not text in folders, and whole files until the rest fits into `cap`, in the order
 /// of a hash of their path. Returns how many the cap dropped.
 int64_t select_text(std::vector<Found>& found, int64_t cap) {
-  std::vector<std::tuple<uint64_t, std::string, std::size_t>> order;
-  for (std::size_t i = 0; i < found.size(); ++i) {
-    if (!found[i].below.empty()) order.emplace_back(hash(found[i].below), found[i].below, i);
+  std::vector<std::pair<uint64_t, Found*>> hashed;
+  for (Found& file : found) {
+    if (!file.below.empty()) hashed.emplace_back(hash(file.below), &file);
   }
-  std::sort(order.begin(), order.end());
+  std::stable_sort(hashed.begin(), hashed.end(), [](const auto& a, const auto& b) {
+    return std::tie(a.first, a.second->below) < std::tie(b.first, b.second->below);
+  });
+  std::vector<Found*> order;
+  for (const auto& entry : hashed) order.push_back(entry.second);
+  const TextCheck check(order, cap);
   int64_t taken = 0, dropped = 0;
-  for (const auto& entry : order) {
-    Found& file = found[std::get<2>(entry)];
-    const bool fits = taken + file.bytes <= cap;
-    if (fits && !looks_binary(file.path)) {
-      taken += file.bytes;
+  for (Found* file : order) {
+    const bool fits = taken + file->bytes <= cap;
+    if (fits && check.is_text(file)) {
+      taken += file->bytes;
     } else {
-      file.bytes = 0;
+      file->bytes = 0;
       if (!fits) ++dropped;
     }
   }
