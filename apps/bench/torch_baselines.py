@@ -87,8 +87,9 @@ class Way:
     comparable: bool = True  # selects the experts that the other ways select
 
 
-def measure_ways(timer, work, ways, gradients):
-    """Times all ways; the first is the reference for outputs and for the named gradients."""
+def measure_ways(timer, work, ways, gradients, only):
+    """Times the ways whose names have one of the texts `only`; the first of all is the reference for
+    outputs and for the named gradients."""
     reference = ways[0].forward(0), ways[0].both(0)
 
     def difference(way):
@@ -105,6 +106,8 @@ def measure_ways(timer, work, ways, gradients):
                 {"differences": values})
 
     for way in ways:
+        if not any(text in way.name for text in only):
+            continue
         timer.measure(f"{work} forward", way.name, way.forward, lambda: difference(way))
         timer.measure(f"{work} both ways", way.name, way.both, lambda: differences(way))
 
@@ -165,7 +168,7 @@ def run_experts(options, timer, given):
             by_lists("shortlist as dense products, torch.compile", fused_dense,
                      functools.partial(experts.shortlist_dense_backward, forward=fused_dense)),
         ]
-    measure_ways(timer, "experts", ways, ("d_h", "d_up", "d_down"))
+    measure_ways(timer, "experts", ways, ("d_h", "d_up", "d_down"), options.only)
 
 
 def run_layer(options, timer, given):
@@ -216,7 +219,7 @@ def run_layer(options, timer, given):
         ways.append(by_expert("grouped routing, sorted by expert, torch.compile",
                               torch.compile(experts.expert_centric),
                               torch.compile(experts.expert_centric_backward)))
-    measure_ways(timer, "layer", ways, ("d_h", "d_unit", "d_up", "d_down"))
+    measure_ways(timer, "layer", ways, ("d_h", "d_unit", "d_up", "d_down"), options.only)
 
 
 def repository_text():
@@ -266,22 +269,30 @@ def run_training(options, timer, name, per_step, start):
     torch.compiler.reset()
 
 
-def main():
-    options = command_line.parse(__doc__)
-    if not torch.cuda.is_available():
-        sys.exit("torch_baselines: no CUDA device is visible to PyTorch")
+def states_and_experts(options):
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[options.dtype]
     if options.data:
         given = data.load(options.data, options, dtype, "cuda", options.seed)
     else:
         given = data.make(options, dtype, "cuda", options.seed)
-    name = torch.cuda.get_device_name()
-    print(f"{name}, PyTorch {torch.__version__}, {options.dtype}; {given.says}")
-    print(f"{options.tokens} tokens, d {options.dim}, E {options.experts}, K {options.active}, "
-          f"M {options.shortlist}, G {options.codewords}, m {options.expert_dim}")
+    print(f"{given.says}\n{options.tokens} tokens, d {options.dim}, E {options.experts}, "
+          f"K {options.active}, M {options.shortlist}, G {options.codewords}, "
+          f"m {options.expert_dim}")
     used = torch.stack([(h @ given.codebook.T).argmax(1).bincount(minlength=options.codewords)
                         for h in given.hidden])
     print(f"tokens of a codeword: {used.min().item()} to {used.max().item()}")
+    return given
+
+
+def main():
+    options = command_line.parse(__doc__)
+    if not torch.cuda.is_available():
+        sys.exit("torch_baselines: no CUDA device is visible to PyTorch")
+    name = torch.cuda.get_device_name()
+    print(f"{name}, PyTorch {torch.__version__}, {options.dtype}")
+    given = None
+    if {"routing", "rebuild", "experts", "layer"} & set(options.parts):
+        given = states_and_experts(options)
     timer = timing.Timer(options.repetitions, options.seconds, options.sets)
     runs = {
         "ceilings": lambda: ceilings.measure(timer, options.experts, options.dim),
@@ -297,7 +308,7 @@ def main():
         runs[part]()
         if options.json:  # after every part, so that a long run that is stopped leaves something
             kept = {"benchmark": "torch_baselines", "device": name, "torch": torch.__version__,
-                    "data": given.says, "options": vars(options), "results": timer.results}
+                    "data": given.says if given else "", "options": vars(options), "results": timer.results}
             pathlib.Path(options.json).write_text(json.dumps(kept, indent=1) + "\n")
 
 

@@ -40,6 +40,8 @@ def parse(description):
     parser.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16", help="(=bf16)")
     parser.add_argument("--parts", default=",".join(PARTS), metavar="LIST",
                         help=f"of {','.join(PARTS)} (all)")
+    parser.add_argument("--only", default="", metavar="LIST",
+                        help="of experts and layer, the ways with one of these texts in their names")
     parser.add_argument("--compile", action="store_true",
                         help="measure under torch.compile, too, what gains by it")
     parser.add_argument("--batch", default="8", metavar="LIST",
@@ -63,6 +65,7 @@ def parse(description):
             if value not in known:
                 parser.error(f"--{name}: {value} is not one of {', '.join(known)}")
         setattr(options, name, chosen)
+    options.only = options.only.split(",")
     try:
         options.batch = [int(x) for x in options.batch.split(",")]
     except ValueError:
