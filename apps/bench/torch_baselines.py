@@ -57,18 +57,21 @@ def run_routing(options, timer, given):
         value = (listed[tiles.order] == expert.sort(1).values).float().mean().item()
         return f"{value:.4f} of its experts are the listing's", {"agreement": value}
 
-    timer.measure("routing", "full scoring + top K",
-                  lambda i: routing.full_scoring(given.hidden[i], given.unit, k, whole))
-    timer.measure("routing", "paper's listing: gather + einsum + top K",
-                  lambda i: routing.listing(given.hidden[i], *common, panel), recall)
-    timer.measure("routing", "grouped by codeword: gather + bmm + top K",
-                  lambda i: routing.grouped(given.hidden[i], *common), agreement)
+    def measure(name, way, check=None):
+        if any(text in name for text in options.only):
+            timer.measure("routing", name, way, check)
+
+    measure("full scoring + top K",
+            lambda i: routing.full_scoring(given.hidden[i], given.unit, k, whole))
+    measure("paper's listing: gather + einsum + top K",
+            lambda i: routing.listing(given.hidden[i], *common, panel), recall)
+    measure("grouped by codeword: gather + bmm + top K",
+            lambda i: routing.grouped(given.hidden[i], *common), agreement)
     if options.compile:
         fused = torch.compile(routing.listing)
-        timer.measure("routing", "paper's listing, torch.compile",
-                      lambda i: fused(given.hidden[i], *common, panel))
-    timer.measure("routing", f"PEER: {options.peer_heads} heads x {k // options.peer_heads}",
-                  lambda i: peer.route(given.hidden[i], *keys, k))
+        measure("paper's listing, torch.compile", lambda i: fused(given.hidden[i], *common, panel))
+    measure(f"PEER: {options.peer_heads} heads x {k // options.peer_heads}",
+            lambda i: peer.route(given.hidden[i], *keys, k))
 
 
 def run_rebuild(options, timer, given):

@@ -41,7 +41,8 @@ def parse(description):
     parser.add_argument("--parts", default=",".join(PARTS), metavar="LIST",
                         help=f"of {','.join(PARTS)} (all)")
     parser.add_argument("--only", default="", metavar="LIST",
-                        help="of experts and layer, the ways with one of these texts in their names")
+                        help="of routing, experts and layer, the ways with one of these texts in "
+                        "their names")
     parser.add_argument("--compile", action="store_true",
                         help="measure under torch.compile, too, what gains by it")
     parser.add_argument("--batch", default="8", metavar="LIST",
