@@ -7,6 +7,7 @@
 
 #include "apps/bench/command.hpp"
 #include "apps/bench/gpu_timing.hpp"
+#include "apps/bench/list_overlap.hpp"
 #include "apps/bench/options.hpp"
 #include "apps/bench/report.hpp"
 #include "comm/base/cuda/jitter.hpp"
@@ -25,8 +26,8 @@ using cuda::DeviceBuffer;
 
 struct RouterOptions {
   int64_t tokens = 8192, clusters = 512, experts = 65536, active = 512, shortlist = 2048;
-  int64_t codewords = 512, dim = 256, repetitions = 30, warm_up = 5, seed = 1;
-  std::string type = "bf16", json, export_to;
+  int64_t codewords = 512, dim = 256, repetitions = 30, warm_up = 5, seed = 1, batches = 0;
+  std::string type = "bf16", centroids = "normal", json, export_to;
 };
 
 template <class T>
@@ -34,15 +35,24 @@ nlohmann::json bench(const RouterOptions& o) {
   const cuda::Stream stream;
   DeviceTimer timer(stream, o.warm_up, o.repetitions);
   const int64_t n = o.tokens, d = o.dim, e = o.experts;
-  Buffer<float> states = clustered_states(static_cast<uint64_t>(o.seed), n, d, o.clusters);
-  Buffer<float> centroids(e * d);
-  fill_normal_parallel(centroids.span(), static_cast<uint64_t>(o.seed), 10,
-                       1.0f / std::sqrt(static_cast<float>(d)));
-  std::vector<T> narrow(static_cast<std::size_t>(n * d));
-  for (int64_t i = 0; i < n * d; ++i) narrow[static_cast<std::size_t>(i)] = T(states[i]);
-  DeviceBuffer<T> hidden, unit(e * d);
+  const auto seed = static_cast<uint64_t>(o.seed);
+  // The last batch is timed; the codebook follows those before it.
+  const Buffer<float> all = clustered_states(seed, (o.batches + 1) * n, d, o.clusters);
+  const auto states = all.span().subspan(o.batches * n * d);
+  Buffer<float> centroids;
+  if (o.centroids == "clustered") {
+    centroids = clustered_centroids(seed, e, d, o.clusters);
+  } else {
+    centroids = Buffer<float>(e * d);
+    fill_normal_parallel(centroids.span(), seed, 10, 1.0f / std::sqrt(static_cast<float>(d)));
+  }
+  std::vector<T> narrow(all.span().size());
+  for (std::size_t i = 0; i < narrow.size(); ++i) narrow[i] = T(all.data()[i]);
+  DeviceBuffer<T> batches, unit(e * d);
   DeviceBuffer<float> centroid, inverse_norm(e);
-  hidden.upload(narrow, stream);
+  batches.upload(narrow, stream);
+  const T* const timed = batches.data() + o.batches * n * d;
+  const T* hidden = timed;
   centroid.upload(centroids.span(), stream);
   router::cuda::project_to_sphere(centroid.data(), e, d, unit.data(), inverse_norm.data(), stream);
 
@@ -51,32 +61,34 @@ nlohmann::json bench(const RouterOptions& o) {
   router::cuda::DeviceOrder order;
   router::cuda::DeviceShortlists<T> lists(o.codewords, e, o.shortlist, d);
   const cuda::JitterTable table(stream);
-  const auto seed = static_cast<uint64_t>(o.seed);
   DeviceBuffer<int32_t> codeword(n);
   DeviceBuffer<uint16_t> position(n * o.active);
   DeviceBuffer<float> gate(n * o.active), log_sum_exp(n);
   const auto do_assign = [&] {
-    router::cuda::assign_codewords(hidden.data(), codebook.compute(), n, d, o.codewords,
-                                   codeword.data(), stream);
+    router::cuda::assign_codewords(hidden, codebook.compute(), n, d, o.codewords, codeword.data(),
+                                   stream);
   };
   const auto do_order = [&] { order.build(codeword.data(), n, o.codewords, stream); };
   const auto do_select = [&](const cuda::JitterKey* jitter) {
-    router::cuda::select_experts(
-        hidden.data(), d, order.view(), lists.view(), unit.data(), o.active, jitter,
-        {position.data(), gate.data(), log_sum_exp.data()}, select, stream);
+    router::cuda::select_experts(hidden, d, order.view(), lists.view(), unit.data(), o.active,
+                                 jitter, {position.data(), gate.data(), log_sum_exp.data()}, select,
+                                 stream);
   };
   const auto update = [&](int64_t step) {
-    codebook.update(hidden.data(), order.view(),
+    codebook.update(hidden, order.view(),
                     RandomStream(seed, Purpose::codeword_replacement, static_cast<uint32_t>(step)),
                     stream);
   };
-  codebook.initialise(hidden.data(), n, RandomStream(seed, Purpose::codebook_init), stream);
-  constexpr int kCodebookSteps = 20;  // settles k-means on the clusters
-  for (int i = 0; i < kCodebookSteps; ++i) {
+  if (o.batches > 0) hidden = batches.data();
+  codebook.initialise(hidden, n, RandomStream(seed, Purpose::codebook_init), stream);
+  const int64_t steps = std::max<int64_t>(20, 3 * o.batches);  // settles k-means on the clusters
+  for (int64_t i = 0; i < steps; ++i) {
+    if (o.batches > 0) hidden = batches.data() + i % o.batches * n * d;
     do_assign();
     do_order();
     update(i + 1);
   }
+  hidden = timed;
   const auto noise = [&](Purpose purpose, int64_t step) {
     return table.key(RandomStream(seed, purpose, static_cast<uint32_t>(step)), 0.01f);
   };
@@ -91,9 +103,10 @@ nlohmann::json bench(const RouterOptions& o) {
     results[name] = {{"median_ms", t.median}, {"least_ms", t.least}, {"p90_ms", t.p90}};
     fmt::print("  {:<28}{:>10.4f} ms  (least {:.4f})\n", name, t.median, t.least);
   };
-  fmt::print("{}; {} tokens in {} clusters (synthetic), E {} K {} M {} G {} d {}, {}\n",
-             cuda::device_properties().name, n, o.clusters, e, o.active, o.shortlist, o.codewords,
-             d, o.type);
+  fmt::print(
+      "{}; {} tokens in {} clusters (synthetic), {} centroids, E {} K {} M {} G {} d {}, {}\n",
+      cuda::device_properties().name, n, o.clusters, o.centroids, e, o.active, o.shortlist,
+      o.codewords, d, o.type);
   run("assign", [&](int64_t) { do_assign(); });
   run("order", [&](int64_t) { do_order(); });
   run("select", [&](int64_t) { do_select(nullptr); });
@@ -127,21 +140,35 @@ nlohmann::json bench(const RouterOptions& o) {
     empty += begin[g + 1] == begin[g];
   }
   fmt::print("  largest codeword {} tokens, {} codewords empty\n", largest, empty);
+  std::vector<float> book(static_cast<std::size_t>(o.codewords * d));
+  AIRMOE_CUDA(cudaMemcpy(book.data(), codebook.codewords(), book.size() * sizeof(float),
+                         cudaMemcpyDeviceToHost));
+  std::vector<int32_t> ids(static_cast<std::size_t>(o.codewords * o.shortlist));
+  AIRMOE_CUDA(cudaMemcpy(ids.data(), lists.view().id, ids.size() * sizeof(int32_t),
+                         cudaMemcpyDeviceToHost));
+  const nlohmann::json overlap = list_overlap(book, ids, begin, d, e);
+  fmt::print("  lists: {}\n", overlap.dump());
   if (!o.export_to.empty()) {
-    std::vector<float> book(static_cast<std::size_t>(o.codewords * d));
-    AIRMOE_CUDA(cudaMemcpy(book.data(), codebook.codewords(), book.size() * sizeof(float),
-                           cudaMemcpyDeviceToHost));
-    write_npy<float>(o.export_to + "-hidden.npy", states.span(), {n, d});
+    write_npy<float>(o.export_to + "-hidden.npy", states, {n, d});
     write_npy<float>(o.export_to + "-centroid.npy", centroids.span(), {e, d});
     write_npy<float>(o.export_to + "-codebook.npy", book, {o.codewords, d});
   }
-  return {{"benchmark", "router"},    {"data", "synthetic clustered states, normal centroids"},
-          {"device", device_json()},  {"tokens", n},
-          {"clusters", o.clusters},   {"experts", e},
-          {"active", o.active},       {"shortlist", o.shortlist},
-          {"codewords", o.codewords}, {"dim", d},
-          {"compute_type", o.type},   {"largest_codeword_tokens", largest},
-          {"empty_codewords", empty}, {"device_bytes_peak", cuda::device_bytes_peak()},
+  return {{"benchmark", "router"},
+          {"data", "synthetic clustered states, " + o.centroids + " centroids"},
+          {"device", device_json()},
+          {"tokens", n},
+          {"clusters", o.clusters},
+          {"experts", e},
+          {"active", o.active},
+          {"shortlist", o.shortlist},
+          {"codewords", o.codewords},
+          {"dim", d},
+          {"compute_type", o.type},
+          {"largest_codeword_tokens", largest},
+          {"empty_codewords", empty},
+          {"codebook_batches", o.batches},
+          {"lists", overlap},
+          {"device_bytes_peak", cuda::device_bytes_peak()},
           {"milliseconds", results}};
 }
 
@@ -160,8 +187,13 @@ ExitCode run_router(int argc, char** argv) {
   add_count(options, "repetitions", o.repetitions, 1, "timed repetitions");
   add_count(options, "warm-up", o.warm_up, 0, "repetitions before those");
   add_count(options, "seed", o.seed, 0, "seed of the random data");
+  add_count(options, "codebook-batches", o.batches, 0,
+            "batches of tokens that the codebook follows; 0: the timed tokens themselves");
   namespace po = boost::program_options;
   options.add_options()(
+      "centroids", po::value(&o.centroids)->value_name("KIND")->default_value(o.centroids),
+      "normal: untrained, lists share what similar codewords do; clustered: around the clusters of "
+      "the tokens, lists share about as much as trained ones")(
       "compute-type", po::value(&o.type)->value_name("NAME")->default_value(o.type), "bf16 or f32")(
       "json", po::value(&o.json)->value_name("FILE"), "write the results there too")(
       "export", po::value(&o.export_to)->value_name("PREFIX"),
@@ -174,6 +206,9 @@ ExitCode run_router(int argc, char** argv) {
          "--active {} --shortlist {} --experts {}: need active <= shortlist <= "
          "experts",
          o.active, o.shortlist, o.experts);
+  }
+  if (o.centroids != "normal" && o.centroids != "clustered") {
+    fail(ExitCode::usage, "--centroids {}: normal or clustered", o.centroids);
   }
   cuda::use_device(0);
   const bool f32 = scheduler::parse_compute_type(o.type) == scheduler::ComputeType::f32;

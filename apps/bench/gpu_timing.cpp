@@ -52,9 +52,20 @@ void fill_normal_parallel(std::span<float> out, uint64_t seed, uint32_t array, f
   for (std::thread& worker : workers) worker.join();
 }
 
-Buffer<float> clustered_states(uint64_t seed, int64_t count, int64_t dim, int64_t clusters) {
-  Buffer<float> centres(clusters * dim), states(count * dim);
+namespace {
+
+// The same for states and centroids. Shape: [clusters, d]
+Buffer<float> cluster_centres(uint64_t seed, int64_t dim, int64_t clusters) {
+  Buffer<float> centres(clusters * dim);
   fill_normal_parallel(centres.span(), seed, 1, 1.0f);
+  return centres;
+}
+
+}  // namespace
+
+Buffer<float> clustered_states(uint64_t seed, int64_t count, int64_t dim, int64_t clusters) {
+  const Buffer<float> centres = cluster_centres(seed, dim, clusters);
+  Buffer<float> states(count * dim);
   fill_normal_parallel(states.span(), seed, 2, 0.75f);
   std::vector<double> cumulative(static_cast<std::size_t>(clusters));
   double total = 0;
@@ -78,6 +89,22 @@ Buffer<float> clustered_states(uint64_t seed, int64_t count, int64_t dim, int64_
     for (int64_t k = 0; k < dim; ++k) h[k] *= scale;
   }
   return states;
+}
+
+Buffer<float> clustered_centroids(uint64_t seed, int64_t count, int64_t dim, int64_t clusters) {
+  constexpr float kCloseness = 0.35f;
+  const Buffer<float> centres = cluster_centres(seed, dim, clusters);
+  Buffer<float> centroids(count * dim);
+  fill_normal_parallel(centroids.span(), seed, 10, 1.0f);
+  const RandomStream pick(seed, Purpose::test_data, 11);
+  for (int64_t e = 0; e < count; ++e) {
+    const double u = pick.uniform(static_cast<uint64_t>(e));
+    const auto cluster = static_cast<int64_t>(u * static_cast<double>(clusters));
+    const float* centre = centres.data() + std::min(cluster, clusters - 1) * dim;
+    float* row = centroids.data() + e * dim;
+    for (int64_t k = 0; k < dim; ++k) row[k] += kCloseness * centre[k];
+  }
+  return centroids;
 }
 
 template <class T>

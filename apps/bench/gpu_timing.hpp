@@ -38,6 +38,10 @@ void fill_normal_parallel(std::span<float> out, uint64_t seed, uint32_t array, f
 /// follows a Zipf law with exponent 1/2 (cosine to the centre about 0.8). Shape: [count, d]
 Buffer<float> clustered_states(uint64_t seed, int64_t count, int64_t dim, int64_t clusters);
 
+/// Centroids of experts that have been trained on such states: each is around the centre of one
+/// cluster, cosine about 1/3, every centre has about as many. Shape: [count, d]
+Buffer<float> clustered_centroids(uint64_t seed, int64_t count, int64_t dim, int64_t clusters);
+
 /// Writes a row-major array as a NumPy file. T: float or int32_t. Throws Error(ExitCode::io).
 template <class T>
 void write_npy(const std::string& path, std::span<const T> data, const std::vector<int64_t>& shape);
