@@ -89,7 +89,7 @@ Case make_case(const ExchangeGpuOptions& o, const Pattern& pattern, int64_t widt
   }
   c.table.upload(table, stream);
   c.rows.upload(rows, stream);
-  c.plan = comm.plan_rows(counts, c.rows.data());
+  comm.plan_rows(counts, c.rows.data(), c.plan);
   // Large enough for the plain exchange too.
   const int64_t plain_words = c.plain_bytes / 2 * size;
   c.packed.ensure(std::max(c.plan.sent * width, plain_words));

@@ -27,6 +27,7 @@
 #include <vector>
 
 #include "comm/base/cuda/device_buffer.hpp"
+#include "comm/base/cuda/stream.hpp"
 #include "comm/communicator.hpp"
 #include "comm/stats_communicator.hpp"
 
@@ -58,8 +59,12 @@ class DeviceCommunicator {
   /// Local.
   int rank() const { return host_.rank(); }
   int size() const { return host_.size(); }
+  /// Whose phase labels calls.
+  Communicator& host() const { return host_; }
   /// Local: "nccl", "staged" or "direct".
   virtual const char* backend() const = 0;
+  /// Local: whether the host's communicator carries the messages, and counts them if it counts.
+  virtual bool counted_by_host() const = 0;
 
   /// Collective. data[i] = sum of data[i] over all ranks, in place; the same bits on every rank. On
   /// staged and direct in rank order, in double, rounded once; with NCCL as NCCL adds, which is
@@ -97,8 +102,9 @@ class DeviceCommunicator {
   }
 
   /// Collective, on the host: send_counts[r] rows go to rank r; `rows` (device memory, by rank)
-  /// must outlive the plan. Ranks tell each other their counts.
-  RowPlan plan_rows(std::span<const int64_t> send_counts, const int32_t* rows);
+  /// must outlive the plan. Ranks tell each other their counts. A plan that is given again keeps
+  /// its memory.
+  void plan_rows(std::span<const int64_t> send_counts, const int32_t* rows, RowPlan& plan);
 
   /// Collective: rows of `table` to the ranks of the plan. received holds the rows in the order of
   /// their source ranks. Shapes: table [any, width], received [plan.received, width]. Packing takes
@@ -119,8 +125,9 @@ class DeviceCommunicator {
                      bytes<T>(width), true, stream);
   }
 
-  /// Local: the host waits until `stream` has done all it was given.
+  /// Local: the host waits until `stream` has done all it was given, or has reached the event.
   void wait(cudaStream_t stream);
+  void wait(const airmoe::cuda::Event& event);
 
   /// Local: what this rank sent to other ranks, by phase, since construction or reset_stats().
   /// Exact for all_to_all_v and rows; all_gather counts one message to each other rank, broadcast
@@ -133,7 +140,6 @@ class DeviceCommunicator {
  protected:
   DeviceCommunicator(Communicator& host, double deadline_seconds);
 
-  Communicator& host() const { return host_; }
   double deadline_seconds() const { return deadline_seconds_; }
 
   // What a backend implements; never called for one rank, nor with nothing to move on any rank.
@@ -173,6 +179,8 @@ class DeviceCommunicator {
                         int64_t element_bytes, bool copies_own, cudaStream_t stream);
   void exchange_row_bytes(const RowPlan& plan, const std::byte* table, int64_t row_bytes,
                           std::byte* received, cudaStream_t stream);
+  template <class Query>
+  void wait_until(Query query, const char* what);
   void check_counts(std::span<const int64_t> counts, const char* what) const;
 
   Communicator& host_;
@@ -180,6 +188,7 @@ class DeviceCommunicator {
   Stats stats_;
   DeviceBuffer<std::byte> packed_;
   std::vector<int64_t> send_bytes_, recv_bytes_;
+  std::vector<int64_t> ones_;  // [size]
 };
 
 enum class DeviceTransport : uint8_t { automatic, nccl, staged, direct };

@@ -50,6 +50,7 @@ class ExpertTables {
   DeviceParameters<T>& parameters_;
   std::vector<Table> tables_;
   DeviceBuffer<float> received_;
+  std::vector<int64_t> counts_;  // [ranks]
 };
 
 }  // namespace airmoe::scheduler::cuda

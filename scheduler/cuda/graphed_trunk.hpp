@@ -1,9 +1,11 @@
 #pragma once
 // A trunk whose work is launched as a few CUDA graphs: the kernels between two MoE layers are one
 // graph, so that a step of small kernels does not wait for the host to launch them one by one. MoE
-// layers, whose work depends on the step, are called in between as ever.
+// layers, whose work depends on the step, are called in between as ever, and so is who waits for
+// gradients.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -19,6 +21,9 @@ class GraphedTrunk {
                std::vector<DeviceMoeSlot<T>*> slots, bool graphs);
   ~GraphedTrunk();
 
+  /// As DeviceTrunk::announce_gradients; before the first pass. A graph ends at every call.
+  void announce_gradients(std::vector<int64_t> layers,
+                          typename DeviceTrunk<T>::GradientsComplete complete);
   /// As DeviceTrunk::forward_backward, the same bits. The first call with these arguments runs
   /// directly, the second records, later ones replay; other arguments start anew.
   void forward_backward(const int32_t* tokens, const int32_t* targets, int64_t sequences,
@@ -39,20 +44,17 @@ class GraphedTrunk {
     int64_t bytes = -1;  // of activations: buffers that grow move
     bool operator==(const Arguments&) const = default;
   };
-  // A graph and then, but for the last one, a call of an MoE layer.
+  // A graph and then, but for the last one, a call from in between.
   struct Segment {
     cudaGraphExec_t graph = nullptr;
-    DeviceMoeSlot<T>* slot = nullptr;
-    const T* in = nullptr;
-    int64_t tokens = 0;
-    float* out = nullptr;
-    bool backward = false;
+    std::function<void(cudaStream_t)> call;
   };
 
   Arguments arguments(const int32_t* tokens, const int32_t* targets, int64_t sequences,
                       float loss_scale, double* loss, cudaStream_t stream) const;
-  void end_segment(const Segment& next, cudaStream_t stream);
-  void call(const Segment& segment, cudaStream_t stream);
+  template <class Call>
+  void between(Call call, cudaStream_t stream);
+  void end_segment(std::function<void(cudaStream_t)> call, cudaStream_t stream);
   void forget();
 
   bool graphs_;

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "comm/base/cuda/jitter.hpp"
@@ -21,6 +22,7 @@
 #include "router/cuda/select.hpp"
 #include "router/cuda/shortlists.hpp"
 #include "router/cuda/usage.hpp"
+#include "scheduler/cuda/device_links.hpp"
 #include "scheduler/cuda/device_parameters.hpp"
 #include "scheduler/cuda/expert_tables.hpp"
 #include "scheduler/cuda/moe_slot.hpp"
@@ -33,21 +35,23 @@ namespace airmoe::scheduler::cuda {
 template <class T>
 class DeviceMoeLayer : public DeviceMoeSlot<T> {
  public:
-  /// Local: allocates. Keeps references. comm: nullptr on one rank. Memory beyond the parameters: E
-  /// d unit centroids, and per token K (2 + 6 * 4) bytes of pairs.
+  /// Local: allocates. Keeps references. links: nullptr on one rank. Memory beyond the parameters:
+  /// E d unit centroids, and per token K (2 + 6 * 4) bytes of pairs.
   DeviceMoeLayer(MoeLayer& host, uint64_t seed, DeviceParameters<T>& parameters,
-                 const airmoe::cuda::JitterTable& jitter, experts::Path path,
-                 comm::cuda::DeviceCommunicator* comm, cudaStream_t stream);
+                 const airmoe::cuda::JitterTable& jitter, experts::Path path, DeviceLinks* links,
+                 cudaStream_t stream);
 
   /// Local: what the next passes are about.
   void begin_micro_batch(const MicroBatch& batch) { batch_ = batch; }
   void forward(const T* hidden, int64_t tokens, float* out, cudaStream_t stream) override;
   void backward(const T* d_out, float* d_hidden, cudaStream_t stream) override;
 
-  /// Collective, once per optimizer step before the norm: owners collect their gradients, the
-  /// gradient of the centroids passes through the projection to the sphere.
+  /// Collective, once per optimizer step before the norm: owners have collected their gradients,
+  /// the gradient of the centroids has passed through the projection to the sphere. Where lanes
+  /// overlap, that began at the end of the step's last backward.
   void finish_gradients(cudaStream_t stream);
-  /// Collective, after parameters changed: projects centroids, shares values, drops lists.
+  /// Collective, after parameters changed: projects centroids, shares values, drops lists. The next
+  /// forward waits for it where it needs values.
   void parameters_changed(cudaStream_t stream);
   /// The path that the last forward took.
   experts::Path last_path() const { return path_taken_; }
@@ -58,7 +62,8 @@ class DeviceMoeLayer : public DeviceMoeSlot<T> {
   void take_from_host(cudaStream_t stream);
   /// Waits: codebook to the host layer, and the lists, without jitter if `evaluation`.
   void bring_to_host(bool evaluation, cudaStream_t stream);
-  /// Collective, waits: the routing of the last forward.
+  /// Collective, waits: the routing of the last forward, whose micro-batch was captured or no
+  /// training.
   void capture(RoutingRecord& record, cudaStream_t stream);
   /// Collective, waits: moves selections per expert to the host layer's usage window.
   void collect_usage(comm::Communicator& host_comm, cudaStream_t stream);
@@ -66,12 +71,18 @@ class DeviceMoeLayer : public DeviceMoeSlot<T> {
  private:
   enum class ListState : uint8_t { none, training, evaluation };
 
-  bool several() const { return comm_ != nullptr; }
+  bool several() const { return links_ != nullptr; }
+  bool keeps_output() const { return !batch_.training || batch_.captured; }
   void assign(const T* hidden, cudaStream_t stream);
   void update_codebook(const T* hidden, cudaStream_t stream);
-  void balance_ranks(cudaStream_t stream);
-  void bring_tokens(const T* hidden, cudaStream_t stream);
+  void build_lists(cudaStream_t stream);
+  cudaStream_t begin_exchange(cudaStream_t stream);
+  void balance_ranks(std::span<const float> tokens, cudaStream_t stream);
+  void bring_tokens(const T* hidden, cudaStream_t lane, cudaStream_t stream);
   void route(const T* hidden, cudaStream_t stream);
+  void count_usage(cudaStream_t stream);
+  void add_balance(cudaStream_t stream);
+  void collect_gradients(cudaStream_t stream);
   void rebuild_evaluation_lists(cudaStream_t stream);
   experts::PathShape path_shape() const;
   void group_pairs(cudaStream_t stream);
@@ -87,7 +98,7 @@ class DeviceMoeLayer : public DeviceMoeSlot<T> {
   DeviceParameters<T>& parameters_;
   const airmoe::cuda::JitterTable& jitter_;
   experts::Path path_, path_taken_ = experts::Path::dense;
-  comm::cuda::DeviceCommunicator* comm_;
+  DeviceLinks* links_;  // nullptr: one rank
   MicroBatch batch_;
   ListState list_state_ = ListState::none;
   bool codebook_initialised_ = false;
@@ -107,9 +118,12 @@ class DeviceMoeLayer : public DeviceMoeSlot<T> {
   const T* home_hidden_ = nullptr;  // the caller's. [home tokens, d]
   const T* hidden_ = nullptr;       // of the tokens computed here, [n, d] in token order
   int64_t home_tokens_ = 0, tokens_ = 0;
-  bool due_ = true;            // owners of codewords are to be balanced anew
-  uint32_t next_balance_ = 1;  // step
   std::unique_ptr<TokenExchange> exchange_;
+  CodewordBalance codeword_balance_;
+  bool has_owners_ = false;                         // of codewords
+  airmoe::cuda::PinnedBuffer<float> token_counts_;  // of codewords, moving averages. [G]
+  airmoe::cuda::Event values_ready_, usage_ready_, gradients_ready_;
+  bool gradients_collected_ = false;  // of this step
   DeviceBuffer<T> away_hidden_, away_d_out_;
   DeviceBuffer<float> away_out_, away_d_hidden_;
   DeviceBuffer<int32_t> codeword_;

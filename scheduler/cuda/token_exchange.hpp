@@ -15,21 +15,31 @@
 
 namespace airmoe::scheduler::cuda {
 
-/// Which rank takes a codeword's tokens: heaviest first to the rank with least so far. The same on
-/// all ranks for the same counts. Shapes: [G]. Local, host.
-std::vector<int32_t> balance_codewords(std::span<const float> tokens, int ranks);
+/// Which rank takes a codeword's tokens: heaviest first to the rank with least so far. Local, host.
+class CodewordBalance {
+ public:
+  /// The same on all ranks for the same counts. Shapes: [G]. Valid until the next call.
+  std::span<const int32_t> owners(std::span<const float> tokens, int ranks);
+
+ private:
+  std::vector<int32_t> order_, owner_;
+  std::vector<double> load_;
+};
 
 class TokenExchange {
  public:
   TokenExchange(comm::cuda::DeviceCommunicator& comm, int64_t codewords);
 
-  /// Local: from now on owner[g] takes the tokens of codeword g; the same on all ranks; waits.
+  /// Local, asynchronous: from the next begin() on owner[g] takes the tokens of codeword g; the
+  /// same on all ranks. At most once between plans.
   void set_owners(std::span<const int32_t> owner, cudaStream_t stream);
 
-  /// Collective; the host waits for the counts. Sorts the home tokens by (rank, codeword) and tells
-  /// the ranks what comes.
+  /// Local, asynchronous: sorts the home tokens by (rank, codeword).
   /// @param codeword  of the home tokens. Shape: [n]
-  void plan(const int32_t* codeword, int64_t n, int64_t first_token, cudaStream_t stream);
+  void begin(const int32_t* codeword, int64_t n, int64_t first_token, cudaStream_t stream);
+  /// Collective, after begin(); the host waits until that has been done. Ranks tell each other what
+  /// comes; then, on `stream`, codewords and indices of the tokens go out.
+  void plan(cudaStream_t stream);
   int64_t received() const { return plan_.received; }
   /// Codeword and global index of the tokens that came, device memory. Shape: [received()]
   const int32_t* codeword() const { return codeword_in_.data(); }
@@ -55,7 +65,10 @@ class TokenExchange {
   airmoe::cuda::DeviceBuffer<int32_t> tag_in_;  // [received, 2]
   airmoe::cuda::DeviceBuffer<int32_t> codeword_in_, index_in_;
   airmoe::cuda::DeviceBuffer<unsigned char> returned_;
-  airmoe::cuda::PinnedBuffer<int32_t> begin_;  // [G + 1]
+  airmoe::cuda::PinnedBuffer<int32_t> begin_;     // [G + 1]
+  airmoe::cuda::PinnedBuffer<int32_t> host_key_;  // [G]
+  airmoe::cuda::Event sorted_;
+  std::vector<int64_t> counts_, next_key_;  // [ranks]
   router::cuda::DeviceOrder order_;
   comm::cuda::RowPlan plan_;
   int64_t tokens_ = 0;

@@ -6,6 +6,7 @@
 // __nv_bfloat16; they add up in fp32, gradients of parameters too.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -32,6 +33,11 @@ class DeviceTrunk {
               std::vector<DeviceMoeSlot<T>*> slots);
   ~DeviceTrunk();
 
+  /// `complete(i, stream)` is called in every later backward where the gradients of layers
+  /// layers[i] and above, and of the final norm, are complete on the stream. Layers descending.
+  using GradientsComplete = std::function<void(std::size_t, cudaStream_t)>;
+  void announce_gradients(std::vector<int64_t> layers, GradientsComplete complete);
+
   /// *loss += sum over the tokens of -log p(target), in nats. Adds the gradient of loss_scale *
   /// that sum to the gradients of the parameters. Asynchronous and deterministic; capturable once a
   /// call with as many sequences has been made. Collective through the slots: forward in layer
@@ -56,6 +62,8 @@ class DeviceTrunk {
 
   std::unique_ptr<TrunkShared<T>> shared_;
   std::vector<std::unique_ptr<TrunkBlock<T>>> blocks_;
+  std::vector<int64_t> announced_;  // layers
+  GradientsComplete complete_;
 };
 
 }  // namespace airmoe::scheduler::cuda

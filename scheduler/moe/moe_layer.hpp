@@ -41,7 +41,8 @@ struct MicroBatch {
   bool training = true;     ///< false: no codebook update, no jitter, nothing kept for a backward
   TokenRange range;         ///< tokens of this micro-batch; ranks hold ascending, contiguous parts
   float loss_scale = 0.0f;  ///< 1 / tokens of the whole step; scales the balance loss
-  int64_t count = 1;        ///< micro-batches of the step
+  int64_t count = 1;        ///< micro-batches of the step; index + 1 == count: the last one
+  bool captured = false;    ///< capture() follows the passes of this training micro-batch
 };
 
 /// Local: d(balance loss) / d(gate) per selection of an expert, loss_scale * weight * E / (T K); 0

@@ -7,6 +7,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "scheduler/train/model.hpp"
 #include "scheduler/train/train_config.hpp"
@@ -49,6 +50,8 @@ class Engine {
   virtual void collect_usage() = 0;
   /// Local: for people, for example "NVIDIA H100, bf16"; empty for the processor.
   virtual std::string description() const { return {}; }
+  /// Local: bytes sent to other ranks in a phase beside those of the ranks' communicator.
+  virtual int64_t bytes_sent(std::string_view /*phase*/) const { return 0; }
   /// Most device memory held so far, in bytes; 0 for the processor.
   virtual int64_t device_bytes_peak() const { return 0; }
 };

@@ -46,7 +46,9 @@ void copy_on_device(std::byte* to, const std::byte* from, int64_t bytes, cudaStr
 }  // namespace
 
 DeviceCommunicator::DeviceCommunicator(Communicator& host, double deadline_seconds)
-    : host_(host), deadline_seconds_(deadline_seconds) {
+    : host_(host),
+      deadline_seconds_(deadline_seconds),
+      ones_(static_cast<std::size_t>(host.size()), 1) {
   AIRMOE_CHECK(deadline_seconds > 0, "a deadline of {} s", deadline_seconds);
 }
 
@@ -109,17 +111,15 @@ void DeviceCommunicator::all_to_all_bytes(const std::byte* send,
   if (size() > 1) do_all_to_all(send, send_bytes_, recv, recv_bytes_, stream);
 }
 
-RowPlan DeviceCommunicator::plan_rows(std::span<const int64_t> send_counts, const int32_t* rows) {
+void DeviceCommunicator::plan_rows(std::span<const int64_t> send_counts, const int32_t* rows,
+                                   RowPlan& plan) {
   check_counts(send_counts, "plan_rows");
-  RowPlan plan;
   plan.send_counts.assign(send_counts.begin(), send_counts.end());
   plan.recv_counts.resize(send_counts.size());
-  const std::vector<int64_t> ones(send_counts.size(), 1);
-  host_.all_to_all_v(send_counts, ones, std::span<int64_t>(plan.recv_counts), ones);
+  host_.all_to_all_v(send_counts, ones_, std::span<int64_t>(plan.recv_counts), ones_);
   plan.rows = rows;
   plan.sent = std::accumulate(send_counts.begin(), send_counts.end(), int64_t{0});
   plan.received = std::accumulate(plan.recv_counts.begin(), plan.recv_counts.end(), int64_t{0});
-  return plan;
 }
 
 void DeviceCommunicator::exchange_row_bytes(const RowPlan& plan, const std::byte* table,
@@ -137,18 +137,27 @@ void DeviceCommunicator::exchange_row_bytes(const RowPlan& plan, const std::byte
                    stream);
 }
 
-void DeviceCommunicator::wait(cudaStream_t stream) {
+template <class Query>
+void DeviceCommunicator::wait_until(Query query, const char* what) {
   const WaitContext context{rank(), deadline_seconds_};
   Deadline deadline(context);
   while (true) {
-    const cudaError_t status = cudaStreamQuery(stream);
+    const cudaError_t status = query();
     if (status == cudaSuccess) return;
     if (status != cudaErrorNotReady) AIRMOE_CUDA(status);
     check_progress();
     if (!deadline.poll()) continue;
     give_up();
-    deadline.expire(host_.phase(), backend(), "the GPU or some rank (a stream)");
+    deadline.expire(host_.phase(), backend(), what);
   }
+}
+
+void DeviceCommunicator::wait(cudaStream_t stream) {
+  wait_until([&] { return cudaStreamQuery(stream); }, "the GPU or some rank (a stream)");
+}
+
+void DeviceCommunicator::wait(const airmoe::cuda::Event& event) {
+  wait_until([&] { return cudaEventQuery(event); }, "the GPU or some rank (an event)");
 }
 
 PhaseStats DeviceCommunicator::stats(std::string_view phase) const {

@@ -7,19 +7,23 @@ namespace airmoe::comm::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kWarp = 32;
 constexpr int64_t kMaxBlocks = 132 * 16;
 
+// Few words: a thread per word would divide, a warp per row would idle; so a group of `lanes`
+// threads, a power of two up to a warp, takes a row.
 template <class Word>
 __global__ void pack_kernel(const Word* table, const int32_t* rows, int64_t count, int64_t words,
-                            Word* packed, OwnRange own) {
-  const int64_t all = count * words;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < all; i += step) {
-    const int64_t row = i / words, word = i - row * words;
+                            int lanes, Word* packed, OwnRange own) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * (kThreads / lanes);
+  const int lane = static_cast<int>(threadIdx.x) & (lanes - 1);
+  int64_t row = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / lanes;
+  for (; row < count; row += step) {
     const bool is_own = row >= own.begin && row < own.end;
     Word* to =
         is_own ? reinterpret_cast<Word*>(own.to) + (row - own.begin) * words : packed + row * words;
-    to[word] = table[rows[row] * words + word];
+    const Word* from = table + rows[row] * words;
+    for (int64_t word = lane; word < words; word += lanes) to[word] = from[word];
   }
 }
 
@@ -27,10 +31,12 @@ template <class Word>
 void launch(const std::byte* table, const int32_t* rows, int64_t count, int64_t row_bytes,
             std::byte* packed, const OwnRange& own, cudaStream_t stream) {
   const int64_t words = row_bytes / static_cast<int64_t>(sizeof(Word));
-  const int64_t blocks = std::min(kMaxBlocks, (count * words + kThreads - 1) / kThreads);
+  int lanes = 1;
+  while (lanes < words && lanes < kWarp) lanes *= 2;
+  const int64_t blocks = std::min(kMaxBlocks, (count * lanes + kThreads - 1) / kThreads);
   pack_kernel<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(
-      reinterpret_cast<const Word*>(table), rows, count, words, reinterpret_cast<Word*>(packed),
-      own);
+      reinterpret_cast<const Word*>(table), rows, count, words, lanes,
+      reinterpret_cast<Word*>(packed), own);
   AIRMOE_CUDA_LAUNCHED();
 }
 

@@ -15,6 +15,7 @@ class StagedCommunicator final : public DeviceCommunicator {
   ~StagedCommunicator() override;
 
   const char* backend() const override { return direct_ ? "direct" : "staged"; }
+  bool counted_by_host() const override { return true; }
 
  private:
   using Pinned = airmoe::cuda::PinnedBuffer<std::byte>;

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <string>
 #include <vector>
 
 #include <cuda_bf16.h>
@@ -12,10 +12,11 @@
 #include "comm/base/cuda/device_buffer.hpp"
 #include "comm/base/cuda/jitter.hpp"
 #include "comm/base/cuda/stream.hpp"
-#include "comm/cuda/device_communicator.hpp"
 #include "comm/node_map.hpp"
 #include "scheduler/cuda/adamw.hpp"
+#include "scheduler/cuda/device_links.hpp"
 #include "scheduler/cuda/device_parameters.hpp"
+#include "scheduler/cuda/gradient_buckets.hpp"
 #include "scheduler/cuda/gradient_norm.hpp"
 #include "scheduler/cuda/graphed_trunk.hpp"
 #include "scheduler/cuda/moe_layer.hpp"
@@ -26,9 +27,11 @@ namespace {
 
 using airmoe::cuda::DeviceBuffer;
 using airmoe::cuda::PinnedBuffer;
+using cuda::DeviceLinks;
 using cuda::DeviceMoeLayer;
 using cuda::DeviceParameters;
 using cuda::GraphedTrunk;
+using cuda::Lane;
 using cuda::StepNumbers;
 
 template <class T>
@@ -42,18 +45,19 @@ class CudaEngine : public Engine {
         parameters_(model.parameters()),
         jitter_(stream_) {
     if (comm.size() > 1) {
-      comm_ =
-          comm::cuda::make_device_communicator(comm, {.deadline_seconds = config.deadline_seconds});
+      links_ = std::make_unique<DeviceLinks>(comm, config.deadline_seconds,
+                                             config.exchange.overlap_chunks > 1);
     }
     std::vector<cuda::DeviceMoeSlot<T>*> slots(static_cast<std::size_t>(model.config().layers),
                                                nullptr);
     for (auto& host : model.moe_layers()) {
       layers_.push_back(std::make_unique<DeviceMoeLayer<T>>(
-          *host, config.seed, parameters_, jitter_, config.expert_path, comm_.get(), stream_));
+          *host, config.seed, parameters_, jitter_, config.expert_path, links_.get(), stream_));
       slots[static_cast<std::size_t>(host->layer())] = layers_.back().get();
     }
     trunk_ = std::make_unique<GraphedTrunk<T>>(model.config(), model.parameters(), parameters_,
                                                std::move(slots), config.cuda_graphs);
+    if (links_) plan_buckets();
     loss_.ensure(1);
     loss_.zero(stream_);
     numbers_.ensure(static_cast<int64_t>(layers_.size()));
@@ -67,19 +71,18 @@ class CudaEngine : public Engine {
                    int64_t sequences, const MicroBatch& batch) override {
     upload(tokens, targets);
     for (auto& layer : layers_) layer->begin_micro_batch(batch);
+    last_of_step_ = batch.index + 1 == batch.count;
     trunk_->forward_backward(tokens_.data(), targets_.data(), sequences, batch.loss_scale,
                              loss_.data(), stream_);
     tokens_done_ += std::ssize(tokens);
   }
 
   Sums finish_gradients() override {
-    for (auto& layer : layers_) {
-      const comm::ScopedPhase phase(host_comm_, "copy_gradients");
-      layer->finish_gradients(stream_);
-    }
-    if (comm_) {
-      const comm::ScopedPhase phase(host_comm_, "gradients");
-      comm_->all_reduce_sum(parameters_.gradients(), parameters_.replicated_size(), stream_);
+    for (auto& layer : layers_) layer->finish_gradients(stream_);
+    if (links_) {
+      while (buckets_summed_ < buckets_.size()) sum_next_bucket();
+      buckets_summed_ = 0;
+      links_->join(Lane::background, stream_);
     }
     cuda::gradient_norm(parameters_, squares_.data(), norm_, stream_);
     cuda::clip_by_norm(squares_.data(), loss_.data(), clip_, clip_state_.data(), stream_);
@@ -107,7 +110,7 @@ class CudaEngine : public Engine {
 
   // On one rank the device has made the factor already; on several it knows its own part only.
   void update(double learning_rate, int64_t step, double gradient_norm) override {
-    if (comm_) {
+    if (links_) {
       host_clip_[0] = {gradient_norm, static_cast<float>(clip_factor(gradient_norm, clip_)), 0};
       AIRMOE_CUDA(cudaMemcpyAsync(clip_state_.data(), host_clip_.data(), sizeof(cuda::ClipState),
                                   cudaMemcpyHostToDevice, stream_));
@@ -141,6 +144,7 @@ class CudaEngine : public Engine {
   }
 
   void take_from_host() override {
+    wait();
     parameters_.upload(stream_);
     for (auto& layer : layers_) layer->take_from_host(stream_);
     parameters_changed();
@@ -153,20 +157,52 @@ class CudaEngine : public Engine {
 
   std::string description() const override {
     return fmt::format("{}, {}{}{}", airmoe::cuda::device_properties().name,
-                       std::is_same_v<T, float> ? "f32" : "bf16", comm_ ? ", messages by " : "",
-                       comm_ ? comm_->backend() : "");
+                       std::is_same_v<T, float> ? "f32" : "bf16", links_ ? ", messages by " : "",
+                       links_ ? links_->backend() : "");
+  }
+  int64_t bytes_sent(std::string_view phase) const override {
+    return links_ ? links_->bytes_sent(phase) : 0;
   }
   int64_t device_bytes_peak() const override { return airmoe::cuda::device_bytes_peak(); }
 
  private:
+  // Layers lie one behind the other in the gradients, the embedding before, the final norm behind.
+  void plan_buckets() {
+    std::vector<int64_t> layer_begin(static_cast<std::size_t>(model_.config().layers));
+    for (std::size_t layer = 0; layer < layer_begin.size(); ++layer) {
+      const std::string path = fmt::format("/layers/{:02}/", layer);
+      layer_begin[layer] = parameters_.replicated_size();
+      for (const auto& p : model_.parameters().all()) {
+        if (p->sharding != Sharding::replicated || !p->name.starts_with(path)) continue;
+        layer_begin[layer] = std::min(layer_begin[layer], parameters_.segment(*p).begin);
+      }
+    }
+    AIRMOE_CHECK(std::is_sorted(layer_begin.begin(), layer_begin.end()),
+                 "gradients of layers are not in order");
+    buckets_ = cuda::gradient_buckets(layer_begin, parameters_.replicated_size());
+    if (!links_->overlaps()) return;
+    std::vector<int64_t> layers;
+    for (const cuda::GradientBucket& b : buckets_) {
+      if (b.layer >= 0) layers.push_back(b.layer);
+    }
+    trunk_->announce_gradients(std::move(layers), [this](std::size_t, cudaStream_t) {
+      if (last_of_step_) sum_next_bucket();
+    });
+  }
+  void sum_next_bucket() {
+    const comm::ScopedPhase phase(host_comm_, "gradients");
+    const cuda::GradientBucket& b = buckets_[buckets_summed_++];
+    links_->comm(Lane::background)
+        .all_reduce_sum(parameters_.gradients() + b.begin, b.end - b.begin,
+                        links_->fork(Lane::background, stream_));
+  }
   void parameters_changed() {
-    const comm::ScopedPhase phase(host_comm_, "copies");
     for (auto& layer : layers_) layer->parameters_changed(stream_);
   }
   // The host waits for the device, under a deadline where other ranks are involved.
   void wait() {
-    if (comm_) {
-      comm_->wait(stream_);
+    if (links_) {
+      links_->wait(stream_);
     } else {
       stream_.synchronize();
     }
@@ -190,7 +226,6 @@ class CudaEngine : public Engine {
   }
 
   comm::Communicator& host_comm_;
-  std::unique_ptr<comm::cuda::DeviceCommunicator> comm_;  // several ranks
   Model& model_;
   AdamWOptions adamw_;
   double clip_;
@@ -212,6 +247,11 @@ class CudaEngine : public Engine {
   PinnedBuffer<StepNumbers> numbers_;
   airmoe::cuda::Event uploaded_;
   int64_t tokens_done_ = 0;
+  std::vector<cuda::GradientBucket> buckets_;
+  std::size_t buckets_summed_ = 0;  // of this step
+  bool last_of_step_ = false;       // the micro-batch under way
+  // Several ranks. Goes first: after an error, it ends what device memory may wait for.
+  std::unique_ptr<DeviceLinks> links_;
 };
 
 }  // namespace

@@ -70,6 +70,7 @@ float* ExpertTables<T>::gradients(int table) {
 template <class T>
 void ExpertTables<T>::share_values(cudaStream_t stream) {
   if (comm_ == nullptr) return;
+  const comm::ScopedPhase phase(comm_->host(), "copies");
   for (Table& t : tables_) {
     const T* owned = t.owned != nullptr ? t.owned : parameters_.compute(*t.parameter);
     comm_->all_gather(owned, t.owned_size, t.values.data(), stream);
@@ -79,11 +80,12 @@ void ExpertTables<T>::share_values(cudaStream_t stream) {
 template <class T>
 void ExpertTables<T>::collect_gradients(cudaStream_t stream) {
   if (comm_ == nullptr) return;
+  const comm::ScopedPhase phase(comm_->host(), "copy_gradients");
   const int ranks = comm_->size();
   for (Table& t : tables_) {
-    const std::vector<int64_t> counts(static_cast<std::size_t>(ranks), t.owned_size);
+    counts_.assign(static_cast<std::size_t>(ranks), t.owned_size);
     received_.ensure(t.owned_size * ranks);
-    comm_->all_to_all_v<float>(t.gradients.data(), counts, received_.data(), counts, stream);
+    comm_->all_to_all_v<float>(t.gradients.data(), counts_, received_.data(), counts_, stream);
     const int64_t quads = t.owned_size / 4;  // sizes of parameters are multiples of 8
     constexpr int kThreads = 256;
     if (quads > 0) {

@@ -6,30 +6,24 @@
 
 namespace airmoe::scheduler::cuda {
 
-// Stands between the trunk and an MoE layer: while a call is recorded it ends one graph before the
-// layer and begins the next behind it.
+// Stands between the trunk and an MoE layer.
 template <class T>
 class GraphedTrunk<T>::Recorder : public DeviceMoeSlot<T> {
  public:
   Recorder(GraphedTrunk& trunk, DeviceMoeSlot<T>& slot) : trunk_(trunk), slot_(slot) {}
 
   void forward(const T* hidden, int64_t tokens, float* out, cudaStream_t stream) override {
-    between({nullptr, &slot_, hidden, tokens, out, false}, stream);
+    trunk_.between([&slot = slot_, hidden, tokens,
+                    out](cudaStream_t s) { slot.forward(hidden, tokens, out, s); },
+                   stream);
   }
   void backward(const T* d_out, float* d_hidden, cudaStream_t stream) override {
-    between({nullptr, &slot_, d_out, 0, d_hidden, true}, stream);
+    trunk_.between(
+        [&slot = slot_, d_out, d_hidden](cudaStream_t s) { slot.backward(d_out, d_hidden, s); },
+        stream);
   }
 
  private:
-  void between(const Segment& segment, cudaStream_t stream) {
-    if (!trunk_.recording_) {
-      trunk_.call(segment, stream);
-      return;
-    }
-    trunk_.end_segment(segment, stream);
-    AIRMOE_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-  }
-
   GraphedTrunk& trunk_;
   DeviceMoeSlot<T>& slot_;
 };
@@ -68,26 +62,39 @@ typename GraphedTrunk<T>::Arguments GraphedTrunk<T>::arguments(const int32_t* to
 }
 
 template <class T>
-void GraphedTrunk<T>::call(const Segment& segment, cudaStream_t stream) {
-  if (segment.backward) {
-    segment.slot->backward(segment.in, segment.out, stream);
-  } else {
-    segment.slot->forward(segment.in, segment.tokens, segment.out, stream);
-  }
+void GraphedTrunk<T>::announce_gradients(std::vector<int64_t> layers,
+                                         typename DeviceTrunk<T>::GradientsComplete complete) {
+  trunk_->announce_gradients(std::move(layers), [this, complete = std::move(complete)](
+                                                    std::size_t i, cudaStream_t stream) {
+    between([&complete, i](cudaStream_t s) { complete(i, s); }, stream);
+  });
 }
 
-// Ends the capture, runs what was captured, and calls the layer behind it.
+// While a call is recorded, one graph ends before what happens in between and the next begins
+// behind it.
 template <class T>
-void GraphedTrunk<T>::end_segment(const Segment& next, cudaStream_t stream) {
+template <class Call>
+void GraphedTrunk<T>::between(Call call, cudaStream_t stream) {
+  if (!recording_) {
+    call(stream);
+    return;
+  }
+  end_segment(call, stream);
+  AIRMOE_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+}
+
+// Ends the capture, runs what was captured, and then the call behind it.
+template <class T>
+void GraphedTrunk<T>::end_segment(std::function<void(cudaStream_t)> call, cudaStream_t stream) {
   cudaGraph_t graph = nullptr;
   AIRMOE_CUDA(cudaStreamEndCapture(stream, &graph));
-  Segment segment = next;
+  Segment segment{nullptr, std::move(call)};
   const cudaError_t status = cudaGraphInstantiate(&segment.graph, graph, 0);
   cudaGraphDestroy(graph);
   AIRMOE_CUDA(status);
-  segments_.push_back(segment);
-  AIRMOE_CUDA(cudaGraphLaunch(segment.graph, stream));
-  if (segment.slot != nullptr) call(segment, stream);
+  segments_.push_back(std::move(segment));
+  AIRMOE_CUDA(cudaGraphLaunch(segments_.back().graph, stream));
+  if (segments_.back().call) segments_.back().call(stream);
 }
 
 template <class T>
@@ -105,13 +112,13 @@ void GraphedTrunk<T>::forward_backward(const int32_t* tokens, const int32_t* tar
     recording_ = true;
     AIRMOE_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
     trunk_->forward_backward(tokens, targets, sequences, loss_scale, loss, stream);
-    end_segment({}, stream);
+    end_segment(nullptr, stream);
     recording_ = false;
     return;
   }
   for (const Segment& segment : segments_) {
     AIRMOE_CUDA(cudaGraphLaunch(segment.graph, stream));
-    if (segment.slot != nullptr) call(segment, stream);
+    if (segment.call) segment.call(stream);
   }
 }
 

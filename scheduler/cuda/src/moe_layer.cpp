@@ -16,6 +16,7 @@ namespace {
 using airmoe::cuda::AccumulateTerm;
 using airmoe::cuda::CombineTerm;
 using airmoe::cuda::JitterKey;
+using comm::cuda::DeviceCommunicator;
 
 template <class X>
 std::vector<X> to_host(const X* from, int64_t count, cudaStream_t stream) {
@@ -33,7 +34,7 @@ std::vector<X> to_host(const X* from, int64_t count, cudaStream_t stream) {
 template <class T>
 DeviceMoeLayer<T>::DeviceMoeLayer(MoeLayer& host, uint64_t seed, DeviceParameters<T>& parameters,
                                   const airmoe::cuda::JitterTable& jitter, experts::Path path,
-                                  comm::cuda::DeviceCommunicator* comm, cudaStream_t stream)
+                                  DeviceLinks* links, cudaStream_t stream)
     : host_(host),
       config_(host.config()),
       layer_(host.layer()),
@@ -41,9 +42,10 @@ DeviceMoeLayer<T>::DeviceMoeLayer(MoeLayer& host, uint64_t seed, DeviceParameter
       parameters_(parameters),
       jitter_(jitter),
       path_(path),
-      comm_(comm),
+      links_(links),
       owned_(host.centroid().row_count),
-      tables_(comm, parameters, config_.experts),
+      tables_(links == nullptr ? nullptr : &links->comm(Lane::background), parameters,
+              config_.experts),
       codebook_(host.codebook().config()),
       lists_(config_.codewords, config_.experts, config_.shortlist, config_.dim) {
   unit_.ensure(owned_ * config_.dim);
@@ -52,7 +54,10 @@ DeviceMoeLayer<T>::DeviceMoeLayer(MoeLayer& host, uint64_t seed, DeviceParameter
   up_table_ = tables_.add(host.up());
   down_table_ = tables_.add(host.down());
   if (host.gate_proj() != nullptr) gate_table_ = tables_.add(*host.gate_proj());
-  if (several()) exchange_ = std::make_unique<TokenExchange>(*comm_, config_.codewords);
+  if (several()) {
+    exchange_ = std::make_unique<TokenExchange>(links_->comm(Lane::tokens), config_.codewords);
+    token_counts_.ensure(config_.codewords);
+  }
   count_.ensure(config_.experts);
   window_.ensure(config_.experts);
   window_.zero(stream);
@@ -66,7 +71,7 @@ template <class T>
 experts::PathShape DeviceMoeLayer<T>::path_shape() const {
   const auto tokens = static_cast<double>(batch_.range.global_tokens);
   experts::PathShape shape;
-  shape.tokens = tokens / (several() ? comm_->size() : 1);
+  shape.tokens = tokens / (several() ? links_->size() : 1);
   shape.tokens_per_codeword = std::max(1.0, tokens / static_cast<double>(config_.codewords));
   shape.candidates = static_cast<double>(config_.shortlist);
   shape.experts = static_cast<double>(config_.experts);
@@ -112,7 +117,9 @@ void DeviceMoeLayer<T>::update_codebook(const T* hidden, cudaStream_t stream) {
     if (several()) {
       codebook_.fetch_initial(hidden, home_tokens_, range.first, range.global_tokens, initial,
                               stream);
-      comm_->all_reduce_sum(codebook_.fetched(), codebook_.fetched_size(), stream);
+      DeviceCommunicator& link = links_->comm(Lane::tokens);
+      const comm::ScopedPhase phase(link.host(), "codebook");
+      link.all_reduce_sum(codebook_.fetched(), codebook_.fetched_size(), stream);
       codebook_.initialise_from_fetched(range.global_tokens, stream);
     } else {
       codebook_.initialise(hidden, home_tokens_, initial, stream);
@@ -122,11 +129,13 @@ void DeviceMoeLayer<T>::update_codebook(const T* hidden, cudaStream_t stream) {
   assign(hidden, stream);
   order_.build(codeword_.data(), home_tokens_, config_.codewords, stream);
   if (several()) {
+    DeviceCommunicator& link = links_->comm(Lane::tokens);
+    const comm::ScopedPhase phase(link.host(), "codebook");
     codebook_.collect(hidden, order_.view(), stream);
-    comm_->all_reduce_sum(codebook_.statistics(), codebook_.statistics_size(), stream);
+    link.all_reduce_sum(codebook_.statistics(), codebook_.statistics_size(), stream);
     codebook_.advance(range.global_tokens, stream);
     codebook_.fetch(hidden, home_tokens_, range.first, range.global_tokens, draws, stream);
-    comm_->all_reduce_sum(codebook_.fetched(), codebook_.fetched_size(), stream);
+    link.all_reduce_sum(codebook_.fetched(), codebook_.fetched_size(), stream);
     codebook_.replace(stream);
   } else {
     codebook_.update(hidden, order_.view(), draws, stream);
@@ -135,63 +144,87 @@ void DeviceMoeLayer<T>::update_codebook(const T* hidden, cudaStream_t stream) {
 }
 
 template <class T>
+void DeviceMoeLayer<T>::build_lists(cudaStream_t stream) {
+  if (!batch_.training) return rebuild_evaluation_lists(stream);
+  values_ready_.block(stream);
+  std::optional<JitterKey> jitter;
+  if (config_.jitter > 0.0f) {
+    jitter = jitter_.key(RandomStream(seed_, Purpose::jitter_shortlist, batch_.step, batch_.index,
+                                      static_cast<uint32_t>(layer_)),
+                         config_.jitter);
+  }
+  const T* unit = tables_.values(unit_table_);
+  if (list_state_ != ListState::training) {
+    lists_.forget(codebook_.dead(), stream);
+    lists_.rebuild(codebook_.compute(), unit, jitter, stream);
+    list_state_ = ListState::training;
+  } else {
+    lists_.rebuild(codebook_.compute(), unit, jitter, codebook_.dead(), stream);
+  }
+}
+
+// On several ranks tokens are on their way while lists are built, and so is the host's wait for
+// their numbers.
+template <class T>
 void DeviceMoeLayer<T>::route(const T* hidden, cudaStream_t stream) {
   if (batch_.training) {
     update_codebook(hidden, stream);
-    std::optional<JitterKey> jitter;
-    if (config_.jitter > 0.0f) {
-      jitter = jitter_.key(RandomStream(seed_, Purpose::jitter_shortlist, batch_.step, batch_.index,
-                                        static_cast<uint32_t>(layer_)),
-                           config_.jitter);
-    }
-    const T* unit = tables_.values(unit_table_);
-    if (list_state_ != ListState::training) {
-      lists_.forget(codebook_.dead(), stream);
-      lists_.rebuild(codebook_.compute(), unit, jitter, stream);
-      list_state_ = ListState::training;
-    } else {
-      lists_.rebuild(codebook_.compute(), unit, jitter, codebook_.dead(), stream);
-    }
   } else {
     AIRMOE_CHECK(codebook_initialised_, "layer {}: the codebook has not seen a training batch yet",
                  layer_);
-    rebuild_evaluation_lists(stream);
   }
   assign(hidden, stream);
+  const int32_t* codeword = codeword_.data();
   if (several()) {
-    bring_tokens(hidden, stream);
-    order_.build(exchange_->codeword(), tokens_, config_.codewords, stream);
+    const cudaStream_t lane = begin_exchange(stream);
+    build_lists(stream);
+    bring_tokens(hidden, lane, stream);
+    codeword = exchange_->codeword();
   } else {
-    order_.build(codeword_.data(), tokens_, config_.codewords, stream);
+    build_lists(stream);
   }
+  order_.build(codeword, tokens_, config_.codewords, stream);
 }
 
-// Which rank has which codeword follows the traffic: about every doubling of the step number, and
-// every replan_every steps. The host waits.
+// Which rank has which codeword follows the traffic: from one training micro-batch to the next.
+// Only the very first one waits for the counts.
 template <class T>
-void DeviceMoeLayer<T>::balance_ranks(cudaStream_t stream) {
-  const auto every = static_cast<uint32_t>(host_.exchange_config().replan_every);
-  if (!due_ && !(batch_.training && batch_.step >= next_balance_)) return;
-  due_ = false;
-  const uint32_t next = std::max<uint32_t>(1, batch_.step) * 2;
-  next_balance_ = every > 0 ? std::min(next, batch_.step + every) : next;
-  const auto tokens = to_host(codebook_.counts(), config_.codewords, stream);
-  exchange_->set_owners(balance_codewords(tokens, comm_->size()), stream);
+cudaStream_t DeviceMoeLayer<T>::begin_exchange(cudaStream_t stream) {
+  if (batch_.training || !has_owners_) {
+    AIRMOE_CUDA(cudaMemcpyAsync(token_counts_.data(), codebook_.counts(),
+                                static_cast<std::size_t>(config_.codewords) * sizeof(float),
+                                cudaMemcpyDeviceToHost, stream));
+  }
+  if (!has_owners_) {
+    links_->comm(Lane::tokens).wait(stream);
+    balance_ranks({token_counts_.data(), static_cast<std::size_t>(config_.codewords)}, stream);
+  }
+  exchange_->begin(codeword_.data(), home_tokens_, batch_.range.first, stream);
+  return links_->fork(Lane::tokens, stream);
 }
 
 template <class T>
-void DeviceMoeLayer<T>::bring_tokens(const T* hidden, cudaStream_t stream) {
-  balance_ranks(stream);
-  exchange_->plan(codeword_.data(), home_tokens_, batch_.range.first, stream);
+void DeviceMoeLayer<T>::balance_ranks(std::span<const float> tokens, cudaStream_t stream) {
+  exchange_->set_owners(codeword_balance_.owners(tokens, links_->size()), stream);
+  has_owners_ = true;
+}
+
+template <class T>
+void DeviceMoeLayer<T>::bring_tokens(const T* hidden, cudaStream_t lane, cudaStream_t stream) {
+  const comm::ScopedPhase phase(links_->comm(Lane::tokens).host(),
+                                batch_.training ? "dispatch" : "eval_dispatch");
+  exchange_->plan(lane);
   tokens_ = exchange_->received();
   away_hidden_.ensure(tokens_ * config_.dim);
-  exchange_->send(hidden, config_.dim, away_hidden_.data(), stream);
+  exchange_->send(hidden, config_.dim, away_hidden_.data(), lane);
+  links_->join(Lane::tokens, stream);
   hidden_ = away_hidden_.data();
 }
 
 template <class T>
 void DeviceMoeLayer<T>::rebuild_evaluation_lists(cudaStream_t stream) {
   if (list_state_ == ListState::evaluation) return;
+  values_ready_.block(stream);
   lists_.rebuild(codebook_.compute(), tables_.values(unit_table_), std::nullopt, stream);
   list_state_ = ListState::evaluation;
 }
@@ -234,19 +267,46 @@ void DeviceMoeLayer<T>::forward(const T* hidden, int64_t tokens, float* out, cud
     experts::cuda::forward(experts, hidden_, config_.dim, pair_tiles_.view(), gate_.data(), y,
                            saved, experts_, stream);
   }
-  if (several()) exchange_->give_back(y, config_.dim, out, stream);
-  output_.ensure(home_tokens_ * config_.dim);
-  AIRMOE_CUDA(
-      cudaMemcpyAsync(output_.data(), out, output_.bytes(), cudaMemcpyDeviceToDevice, stream));
-  if (!batch_.training) return;
+  if (several()) {
+    const comm::ScopedPhase phase(links_->comm(Lane::tokens).host(),
+                                  batch_.training ? "combine" : "eval_combine");
+    exchange_->give_back(y, config_.dim, out, links_->fork(Lane::tokens, stream));
+  }
+  if (batch_.training) count_usage(stream);
+  if (several()) links_->join(Lane::tokens, stream);
+  if (keeps_output()) {
+    output_.ensure(home_tokens_ * config_.dim);
+    AIRMOE_CUDA(
+        cudaMemcpyAsync(output_.data(), out, output_.bytes(), cudaMemcpyDeviceToDevice, stream));
+  }
+  if (several() && batch_.training) {
+    balance_ranks({token_counts_.data(), static_cast<std::size_t>(config_.codewords)}, stream);
+  }
+}
+
+// The counts of all ranks are needed in the backward only.
+template <class T>
+void DeviceMoeLayer<T>::count_usage(cudaStream_t stream) {
+  usage_ready_.block(stream);
   router::cuda::count_selections(lists_.view(), order_.view(), selected(), config_.experts,
                                  count_.data(), window_.data(), stream);
-  if (several()) comm_->all_reduce_sum(count_.data(), config_.experts, stream);
+  if (!several() || balance_slope(config_, batch_) == 0.0f) return;
+  DeviceCommunicator& link = links_->comm(Lane::background);
+  const comm::ScopedPhase phase(link.host(), "usage");
+  const cudaStream_t lane = links_->fork(Lane::background, stream);
+  link.all_reduce_sum(count_.data(), config_.experts, lane);
+  usage_ready_.record(lane);
+}
+
+template <class T>
+void DeviceMoeLayer<T>::add_balance(cudaStream_t stream) {
   const float slope = balance_slope(config_, batch_);
-  if (slope != 0.0f) {
-    router::cuda::add_balance_loss(lists_.view(), order_.view(), selected(), count_.data(), slope,
-                                   &numbers_.data()->balance, balance_, stream);
-  }
+  if (slope == 0.0f) return;
+  usage_ready_.block(stream);
+  router::cuda::add_balance_loss(lists_.view(), order_.view(), selected(), count_.data(), slope,
+                                 &numbers_.data()->balance, balance_, stream);
+  router::cuda::add_balance_gradient(lists_.view(), order_.view(), selected(), count_.data(), slope,
+                                     d_gate_.data(), stream);
 }
 
 template <class T>
@@ -254,13 +314,18 @@ void DeviceMoeLayer<T>::backward(const T* d_out, float* d_hidden, cudaStream_t s
   const int64_t pairs = tokens_ * config_.active;
   const int64_t m = config_.expert_dim, d = config_.dim;
   float* d_hidden_here = d_hidden;
+  AIRMOE_CHECK(!gradients_collected_, "layer {}: a micro-batch after the last one of step {}",
+               layer_, batch_.step);
   if (several()) {
     away_d_out_.ensure(tokens_ * d);
     away_d_hidden_.ensure(tokens_ * d);
-    exchange_->send(d_out, d, away_d_out_.data(), stream);
+    const comm::ScopedPhase phase(links_->comm(Lane::tokens).host(), "backward_dispatch");
+    exchange_->send(d_out, d, away_d_out_.data(), links_->fork(Lane::tokens, stream));
     d_out = away_d_out_.data();
     d_hidden_here = away_d_hidden_.data();
   }
+  if (path_taken_ != experts::Path::grouped) group_pairs(stream);
+  if (several()) links_->join(Lane::tokens, stream);
   const experts::cuda::DeviceExpertTable<T> experts = table();
   for (DeviceBuffer<float>* one : {&d_gate_, &d_score_}) one->ensure(pairs);
   for (DeviceBuffer<float>* one : {&d_pre_, &scaled_}) one->ensure(pairs * m);
@@ -273,13 +338,8 @@ void DeviceMoeLayer<T>::backward(const T* d_out, float* d_hidden, cudaStream_t s
   } else {
     experts::cuda::backward_pairs(experts, pair_tiles_.view(), gate_.data(), saved_.data(), d_out,
                                   d, of_pairs, stream);
-    group_pairs(stream);
   }
-  const float slope = balance_slope(config_, batch_);
-  if (slope != 0.0f) {
-    router::cuda::add_balance_gradient(lists_.view(), order_.view(), selected(), count_.data(),
-                                       slope, d_gate_.data(), stream);
-  }
+  add_balance(stream);
   router::cuda::softmax_backward(gate_.data(), d_gate_.data(), config_.active, tokens_,
                                  d_score_.data(), stream);
 
@@ -289,7 +349,10 @@ void DeviceMoeLayer<T>::backward(const T* d_out, float* d_hidden, cudaStream_t s
   airmoe::cuda::combine_pairs<T>(pair_tiles_.view(),
                                  std::span(combine).first(experts.gated() ? 3 : 2), d,
                                  d_hidden_here, stream);
-  if (several()) exchange_->give_back(d_hidden_here, d, d_hidden, stream);
+  if (several()) {
+    const comm::ScopedPhase phase(links_->comm(Lane::tokens).host(), "backward_combine");
+    exchange_->give_back(d_hidden_here, d, d_hidden, links_->fork(Lane::tokens, stream));
+  }
   std::array<AccumulateTerm<T>, 4> terms = {
       {{d_pre_.data(), hidden_, tables_.gradients(up_table_), m},
        {d_score_.data(), hidden_, tables_.gradients(unit_table_), 1},
@@ -302,29 +365,49 @@ void DeviceMoeLayer<T>::backward(const T* d_out, float* d_hidden, cudaStream_t s
   airmoe::cuda::accumulate_pairs<T>(grouping_.view(),
                                     std::span(std::as_const(terms)).first(experts.gated() ? 4 : 3),
                                     d, accumulate_, stream);
+  if (!several()) return;
+  links_->join(Lane::tokens, stream);
+  if (links_->overlaps() && batch_.index + 1 == batch_.count) collect_gradients(stream);
 }
 
 template <class T>
-void DeviceMoeLayer<T>::finish_gradients(cudaStream_t stream) {
-  tables_.collect_gradients(stream);
+void DeviceMoeLayer<T>::collect_gradients(cudaStream_t stream) {
+  const cudaStream_t lane = several() ? links_->fork(Lane::background, stream) : stream;
+  tables_.collect_gradients(lane);
   router::cuda::project_to_sphere_backward(parameters_.gradient(host_.centroid()),
                                            parameters_.value(host_.centroid()),
-                                           inverse_norm_.data(), owned_, config_.dim, stream);
+                                           inverse_norm_.data(), owned_, config_.dim, lane);
+  gradients_ready_.record(lane);
+  gradients_collected_ = true;
+}
+
+// The update that follows writes what the lane may still read of the values.
+template <class T>
+void DeviceMoeLayer<T>::finish_gradients(cudaStream_t stream) {
+  if (!gradients_collected_) collect_gradients(stream);
+  gradients_collected_ = false;
+  gradients_ready_.block(stream);
+  values_ready_.block(stream);
 }
 
 template <class T>
 void DeviceMoeLayer<T>::parameters_changed(cudaStream_t stream) {
+  const cudaStream_t lane = several() ? links_->fork(Lane::background, stream) : stream;
   router::cuda::project_to_sphere(parameters_.value(host_.centroid()), owned_, config_.dim,
-                                  unit_.data(), inverse_norm_.data(), stream);
-  tables_.share_values(stream);
+                                  unit_.data(), inverse_norm_.data(), lane);
+  tables_.share_values(lane);
+  values_ready_.record(lane);
   list_state_ = ListState::none;
 }
 
 template <class T>
 void DeviceMoeLayer<T>::take_from_host(cudaStream_t stream) {
   codebook_initialised_ = host_.codebook_initialised();
-  due_ = true;
-  if (codebook_initialised_) codebook_.upload(host_.codebook(), stream);
+  has_owners_ = false;
+  if (codebook_initialised_) {
+    codebook_.upload(host_.codebook(), stream);
+    if (several()) balance_ranks(host_.codebook().counts(), stream);
+  }
   list_state_ = ListState::none;
 }
 
@@ -342,6 +425,7 @@ void DeviceMoeLayer<T>::bring_to_host(bool evaluation, cudaStream_t stream) {
 template <class T>
 void DeviceMoeLayer<T>::capture(RoutingRecord& record, cudaStream_t stream) {
   const int64_t n = home_tokens_, d = config_.dim, k = config_.active, m = config_.shortlist;
+  AIRMOE_CHECK(keeps_output(), "layer {}: the micro-batch was not to be captured", layer_);
   record.tokens = n;
   record.hidden.ensure(n * d);
   record.output.ensure(n * d);
@@ -389,7 +473,10 @@ void DeviceMoeLayer<T>::capture(RoutingRecord& record, cudaStream_t stream) {
 template <class T>
 void DeviceMoeLayer<T>::collect_usage(comm::Communicator& host_comm, cudaStream_t stream) {
   auto counts = to_host(window_.data(), config_.experts, stream);
-  if (several()) host_comm.all_reduce(std::span<int64_t>(counts), comm::Reduction::sum);
+  if (several()) {
+    const comm::ScopedPhase phase(host_comm, "usage");
+    host_comm.all_reduce(std::span<int64_t>(counts), comm::Reduction::sum);
+  }
   const std::span<int64_t> window = host_.usage().window();
   const int64_t first = host_.centroid().row_begin;
   AIRMOE_CHECK(std::ssize(window) == owned_, "usage of {} experts for {}", owned_, window.size());

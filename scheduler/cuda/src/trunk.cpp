@@ -1,5 +1,7 @@
 #include "scheduler/cuda/trunk.hpp"
 
+#include <utility>
+
 #include <cuda_bf16.h>
 
 #include "scheduler/cuda/norms.hpp"
@@ -23,6 +25,12 @@ DeviceTrunk<T>::DeviceTrunk(const ModelConfig& config, ParameterSet& host,
 
 template <class T>
 DeviceTrunk<T>::~DeviceTrunk() = default;
+
+template <class T>
+void DeviceTrunk<T>::announce_gradients(std::vector<int64_t> layers, GradientsComplete complete) {
+  announced_ = std::move(layers);
+  complete_ = std::move(complete);
+}
 
 template <class T>
 void DeviceTrunk<T>::forward(const int32_t* tokens, int64_t sequences, cudaStream_t stream) {
@@ -55,7 +63,8 @@ void DeviceTrunk<T>::forward_backward(const int32_t* tokens, const int32_t* targ
   const int64_t n = sequences * s.config.context, d = s.config.dim;
   s.reserve(n, true);
   // Gains of two norms a layer, gain and bias of a LayerNorm per slot, gain of the final norm.
-  s.columns.collect(2 * s.config.layers + 2 * std::ssize(s.config.moe_layers) + 1, d);
+  const int64_t sums = 2 * s.config.layers + 2 * std::ssize(s.config.moe_layers) + 1;
+  s.columns.collect(sums, d);
   forward(tokens, sequences, stream);
   const CrossEntropyInput<T> input{
       n, d, s.config.vocab, s.last_normed.data(), s.embedding.compute, targets};
@@ -65,8 +74,13 @@ void DeviceTrunk<T>::forward_backward(const int32_t* tokens, const int32_t* targ
   rms_norm_backward(d_normed, s.last.data(), s.final_norm.value, s.last_inverse.data(), n, d,
                     nullptr, s.d_stream.data(), s.d_stream_copy_out(), s.final_norm.gradient,
                     s.columns, stream);
-  for (auto block = blocks_.rbegin(); block != blocks_.rend(); ++block) {
-    (*block)->backward(sequences, stream);
+  std::size_t announcement = 0;
+  for (int64_t layer = s.config.layers - 1; layer >= 0; --layer) {
+    blocks_[static_cast<std::size_t>(layer)]->backward(sequences, stream);
+    if (announcement == announced_.size() || announced_[announcement] != layer) continue;
+    s.columns.flush(stream);
+    s.columns.collect(sums, d);
+    complete_(announcement++, stream);
   }
   embedding_backward(tokens, s.d_stream.data(), n, s.config.vocab, d, s.embedding.gradient, s.embed,
                      stream);

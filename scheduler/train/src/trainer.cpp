@@ -158,8 +158,9 @@ void Trainer::micro_batch(int64_t step, int64_t index) {
   batch.range = {over_ranks.total * context, first * context};
   batch.count = config_.accumulate;
   batch.loss_scale = 1.0f / static_cast<float>(config_.batch * context);
+  batch.captured = index == 0 && trace_steps_.contains(step);
   engine_->micro_batch(tokens_.span(), targets_.span(), mine, batch);
-  if (index == 0 && trace_steps_.contains(step)) {
+  if (batch.captured) {
     trace(step, batch.range.first, batch.range.global_tokens);
   }
 }
@@ -188,7 +189,7 @@ void Trainer::collect(StepSums& sums) {
     layer->clock().reset();
   }
   const auto sent = [&](const char* phase) {
-    const int64_t now = comm_.stats(phase).bytes_sent;
+    const int64_t now = comm_.stats(phase).bytes_sent + engine_->bytes_sent(phase);
     int64_t& before = bytes_before_[phase].bytes_sent;
     return static_cast<double>(now - std::exchange(before, now));
   };

@@ -8,6 +8,7 @@
 #include "comm/base/cuda/device.hpp"
 #include "comm/base/partition.hpp"
 #include "comm/base/random.hpp"
+#include "scheduler/cuda/gradient_buckets.hpp"
 #include "scheduler/train/cuda_engine.hpp"
 #include "scheduler/train/host_engine.hpp"
 #include "tests/support/mpi_test.hpp"
@@ -250,6 +251,85 @@ TEST_F(EngineTest, RepeatsBitByBitAndWithoutGraphs) {
   }
   EXPECT_EQ(losses[0], losses[1]);
   EXPECT_EQ(losses[0], losses[2]);
+}
+
+// Two micro-batches a step, and MoE layers at both ends, so that messages of one layer meet the
+// compute of others.
+TEST_F(EngineTest, OverlappedMessagesChangeNoBit) {
+  if (no_device()) GTEST_SKIP();
+  config.device = DeviceKind::cuda;
+  config.model.layers = 5;
+  config.model.moe_layers = {0, 2, 4};
+  std::vector<double> losses[2], norms[2];
+  for (const int64_t chunks : {1, 4}) {
+    config.exchange.overlap_chunks = chunks;
+    Model model(world(), config.model, kSeed, config.expert_path, config.sums, config.exchange);
+    const auto engine = scheduler::make_cuda_engine(world(), model, config);
+    for (int64_t s = 1; s <= 12; ++s) {
+      for (uint32_t index = 0; index < 2; ++index) {
+        const Batch b = mine(config, 2 * s + index);
+        MicroBatch m = micro_batch(config, s);
+        m.index = index;
+        m.count = 2;
+        m.loss_scale /= 2;
+        engine->micro_batch(b.tokens, b.targets, sequences(config).size(world().rank()), m);
+      }
+      const Engine::Sums part = engine->finish_gradients();
+      double sums[] = {part.loss, part.squares};
+      world().all_reduce(std::span<double>(sums), comm::Reduction::sum);
+      losses[chunks > 1].push_back(sums[0]);
+      norms[chunks > 1].push_back(sums[1]);
+      engine->update(2e-3, s, std::sqrt(sums[1]));
+      if (s == 6) engine->bring_to_host(Engine::Lists::evaluation);
+      if (s == 9) engine->take_from_host();
+    }
+  }
+  EXPECT_EQ(losses[0], losses[1]);
+  EXPECT_EQ(norms[0], norms[1]);
+}
+
+// Over the host's communicator, which counts itself, there is nothing to add.
+TEST_F(EngineTest, CountsWhatTheDeviceSends) {
+  if (no_device()) GTEST_SKIP();
+  config.device = DeviceKind::cuda;
+  const int64_t size = world().size();
+  for (const int64_t chunks : {1, 4}) {
+    config.exchange.overlap_chunks = chunks;
+    Model model(world(), config.model, kSeed, config.expert_path, config.sums, config.exchange);
+    const auto engine = scheduler::make_cuda_engine(world(), model, config);
+    const auto phases = {"dispatch", "combine", "backward_dispatch", "backward_combine"};
+    const int64_t copies = engine->bytes_sent("copies");
+    step(*engine, 1);
+    const bool nccl = engine->description().find("nccl") != std::string::npos;
+    // Unit centroids, up and down rows in bf16, after the update; their gradients in fp32.
+    const int64_t rows = 3 * config.model.experts / size * config.model.dim * (size - 1);
+    EXPECT_EQ(engine->bytes_sent("copies") - copies, nccl ? 2 * rows : 0);
+    EXPECT_EQ(engine->bytes_sent("copy_gradients"), nccl ? 4 * rows : 0);
+    for (const char* phase : phases) {
+      const int64_t sent =
+          world().all_reduce_value(engine->bytes_sent(phase), comm::Reduction::sum);
+      EXPECT_EQ(sent > 0, nccl) << phase;
+    }
+  }
+}
+
+TEST(GradientBuckets, AreWholeLayersFromTheTop) {
+  constexpr int64_t kMega = int64_t{1} << 20;
+  const std::vector<int64_t> begin = {2 * kMega, 4 * kMega, 7 * kMega, 9 * kMega};
+  const auto all = [](std::span<const int64_t> layers, int64_t size) {
+    std::vector<std::vector<int64_t>> out;
+    for (const auto& b : scheduler::cuda::gradient_buckets(layers, size)) {
+      out.push_back({b.layer, b.begin, b.end});
+    }
+    return out;
+  };
+  using Rows = std::vector<std::vector<int64_t>>;
+  EXPECT_EQ(all(begin, 20 * kMega),
+            (Rows{{3, 9 * kMega, 20 * kMega}, {1, 4 * kMega, 9 * kMega}, {-1, 0, 4 * kMega}}));
+  const std::vector<int64_t> few = {8, 16, 24};
+  EXPECT_EQ(all(few, 32), (Rows{{2, 24, 32}, {1, 16, 24}, {0, 8, 16}, {-1, 0, 8}}));
+  EXPECT_EQ(all({}, 16), (Rows{{-1, 0, 16}}));
+  EXPECT_EQ(all({}, 0), Rows{});
 }
 
 }  // namespace

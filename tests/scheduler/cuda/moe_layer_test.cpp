@@ -106,6 +106,7 @@ class DeviceMoeLayerTest : public ::testing::TestWithParam<Shape> {
     m.training = training;
     m.range = {count(), 0};
     m.loss_scale = 1.0f / static_cast<float>(count());
+    m.captured = true;
     return m;
   }
 

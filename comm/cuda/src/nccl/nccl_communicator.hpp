@@ -18,6 +18,7 @@ class NcclCommunicator final : public DeviceCommunicator {
   ~NcclCommunicator() override;
 
   const char* backend() const override { return "nccl"; }
+  bool counted_by_host() const override { return false; }
 
  private:
   void do_all_reduce(void* data, int64_t count, DType type, cudaStream_t stream) override;
