@@ -249,12 +249,14 @@ def run_model(options, timer):
             sys.exit(f"torch_baselines: {len(tokens)} tokens of text, a step needs {per_step}: name "
                      "a longer file with --text, or lower --batch")
         name = f"{language_model.NAMES[model]}, {batch} x {options.context} tokens, {launch}"
-        run_training(options, timer, name, per_step,
+        run_training(timer, name, per_step,
                      lambda: language_model.Training(shape, model, tokens, batch, launch,
                                                      options.seed))
+        if "compile" in launch:
+            torch.compiler.reset()
 
 
-def run_training(options, timer, name, per_step, start):
+def run_training(timer, name, per_step, start):
     training, steps = None, itertools.count()
 
     def step(_):
@@ -269,7 +271,6 @@ def run_training(options, timer, name, per_step, start):
         timer.results[-1].update(tokens_per_second=per_step / median * 1e3, losses=losses)
         print(f"{'':20s} {per_step / median * 1e3:,.0f} tokens/s; loss {losses[0]:.3f} first, "
               f"{losses[-1]:.3f} after {len(losses)} steps", flush=True)
-    torch.compiler.reset()
 
 
 def states_and_experts(options):

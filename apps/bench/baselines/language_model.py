@@ -173,7 +173,8 @@ class Training:
         self.graph, self.loss, self.losses = None, None, []
 
     def work(self):
-        torch.compiler.cudagraph_mark_step_begin()
+        if self.launch.mode == "reduce-overhead":
+            torch.compiler.cudagraph_mark_step_begin()
         with torch.autocast("cuda", dtype=torch.bfloat16):
             loss = self.model(self.text[:, :-1], self.text[:, 1:], self.turn)
         loss.backward()
