@@ -81,10 +81,15 @@ measure() {
   "$@" 2>&1 | tee "$output/$name.log" || failed+=("$name")
 }
 
+million=(--dim 1024 --experts 1048576 --shortlist 4096 --codewords 4096)
 bench=$build/apps/airmoe-bench train=$build/apps/airmoe-train
 if wanted benchmarks; then
   rm -f "$output"/states-*.npy
   measure router "$bench" router --export "$output/states" --json "$output/router.json"
+  for centroids in clustered normal; do
+    measure million-router-$centroids "$bench" router "${million[@]}" --centroids "$centroids" \
+      --codebook-batches 8 --json "$output/million-router-$centroids.json"
+  done
   measure layer "$bench" layer-gpu --json "$output/layer.json"
   for batch in 8 32; do
     for layers in middle none; do
@@ -102,6 +107,8 @@ if wanted torch; then
     [ ! -e "$output/states-hidden.npy" ] || data=(--data "$output/states")
     measure torch python3 -B apps/bench/torch_baselines.py "${data[@]}" "${torch_options[@]}" \
       --json "$output/torch.json"
+    measure million-torch python3 -B apps/bench/torch_baselines.py "${million[@]}" --parts routing \
+      --only "full scoring" --sets 1 --json "$output/million-torch.json"
   else
     echo "== torch: python3 has no PyTorch, its baselines are left out"
   fi

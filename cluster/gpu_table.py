@@ -2,8 +2,9 @@
 """The table that gpu.sh prints: tests, then every measured piece of work, airmoe beside PyTorch.
 
 Usage: gpu_table.py DIR, with tests.xml (CTest's JUnit file), JSON files of airmoe-bench (router,
-layer-gpu) and of torch_baselines.py, and folders train-*/ of airmoe-train. The column of ratios says how
-many times the milliseconds of airmoe's fastest way of the same work.
+layer-gpu) and of torch_baselines.py (million-*.json: a million experts), and folders train-*/ of
+airmoe-train. The column of ratios says how many times the milliseconds of airmoe's fastest way of
+the same work.
 """
 
 import json
@@ -76,8 +77,11 @@ def collect(folder):
         if "benchmark" not in report:
             continue
         about.append(f"{path.name}: {describe(report)}")
+        shape = ", a million experts" if path.name.startswith("million-") else ""
         for work, program, row in bench_rows(report):
-            works.setdefault(work, []).append((program, row))
+            if shape and program == "airmoe":
+                row["note"] = report["data"]
+            works.setdefault(work + shape, []).append((program, row))
     for path in sorted(folder.glob("train-*/summary.json")):
         works.setdefault("training step", []).append(("airmoe", train_row(path.parent)))
     return works, about
