@@ -9,6 +9,8 @@ fi
 export OMPI_MCA_rmaps_base_oversubscribe=1 PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe
 export OMPI_MCA_hwloc_base_binding_policy=none PRTE_MCA_hwloc_default_binding_policy=none
 export OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_btl_vader_single_copy_mechanism=none
+# Open MPI's component cm looks for PSM2 and libfabric devices, 0.2 s at each start.
+export OMPI_MCA_pml="${OMPI_MCA_pml:-^cm}"
 export OPENBLAS_NUM_THREADS=1
 # A Python with h5py, numpy and matplotlib; the system packages go to /usr/bin/python3.
 export AIRMOE_PYTHON="${AIRMOE_PYTHON:-/usr/bin/python3}"

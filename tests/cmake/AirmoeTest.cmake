@@ -26,6 +26,7 @@ set(AIRMOE_MPI_ENVIRONMENT
     OMPI_MCA_rmaps_base_oversubscribe=1
     OMPI_MCA_hwloc_base_binding_policy=none
     OMPI_MCA_mpi_yield_when_idle=1
+    OMPI_MCA_pml=^cm  # looks for PSM2 and libfabric devices, 0.2 s at each start
     OMPI_MCA_btl_vader_single_copy_mechanism=none  # containers often forbid process_vm_readv
     PRTE_ALLOW_RUN_AS_ROOT=1
     PRTE_ALLOW_RUN_AS_ROOT_CONFIRM=1
