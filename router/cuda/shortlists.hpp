@@ -5,8 +5,9 @@
 // A rebuild is one matrix product that keeps no scores: those above a threshold of their codeword
 // are appended to a buffer of candidates, of which the best M become the list. The threshold is
 // carried over from the last rebuild, or for a codeword without one comes from a sample of the
-// experts. Where it was too high or too low the codeword is searched exhaustively, on the device as
-// everything else, so that lists are exact whatever happens.
+// experts. Where it was too high or too low the codeword is searched again with one from another
+// sample, and where that was of no use either (scores that are equal or no numbers) exhaustively,
+// all on the device: lists are exact whatever happens.
 
 #include <cstdint>
 #include <optional>
@@ -18,6 +19,12 @@
 
 namespace airmoe::router::cuda {
 
+/// Lists that needed more than one search.
+struct ListSearches {
+  int64_t second = 0;      ///< by another threshold
+  int64_t exhaustive = 0;  ///< of them by all scores: slow
+};
+
 /// T: type of codewords and unit centroids. With float the lists are those of the host, bit for
 /// bit: ties by smaller id, NaN as minus infinity. With __nv_bfloat16 products are summed in fp32
 /// in the order of the tensor cores.
@@ -26,7 +33,8 @@ class DeviceShortlists {
  public:
   /// Local: allocates and waits for the device. Throws Error naming --dim unless d is a multiple of
   /// 8; M <= min(E, 65,536).
-  /// Memory: about 4 G M bytes of lists, and 20 G M of candidates but at most 128 MiB.
+  /// Memory: about 4 G M bytes of lists, and 20 G M (where lists are short: some 100 KB G) of
+  /// candidates but about 128 MiB at most.
   DeviceShortlists(int64_t codewords, int64_t experts, int64_t length, int64_t dim);
 
   /// Local: lists of all codewords. Jitter: id = expert, b = codeword, c = 0 (jitter.cuh).
@@ -47,8 +55,8 @@ class DeviceShortlists {
   /// The lists, ids ascending; rows are the ids. Valid while this object lives.
   airmoe::cuda::DeviceLists view() const { return {length_, lists_.data(), lists_.data()}; }
 
-  /// Local: how many lists had to be searched exhaustively so far; waits.
-  int64_t exhaustive_searches(cudaStream_t stream) const;
+  /// Local: how many lists needed more than one search so far; waits.
+  ListSearches searches(cudaStream_t stream) const;
 
  private:
   void rebuild_rows(const T* codebook, const T* unit,

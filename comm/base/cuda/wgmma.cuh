@@ -44,9 +44,10 @@ __device__ __forceinline__ void publish_copies() {
   asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
 }
 /// Keeps the compiler from moving what uses the sums over the wait for them.
-__device__ __forceinline__ void pin(float (&d)[8][4]) {
+template <int kTiles>
+__device__ __forceinline__ void pin(float (&d)[kTiles][4]) {
 #pragma unroll
-  for (int n = 0; n < 8; ++n) {
+  for (int n = 0; n < kTiles; ++n) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) asm volatile("" : "+f"(d[n][i])::"memory");
   }
@@ -122,6 +123,46 @@ __device__ __forceinline__ void add_rows(float (&sums)[8][4], const uint32_t (&w
   commit_products();
 }
 
+#define AIRMOE_WGMMA_EIGHT(d, n)                                          \
+  AIRMOE_WGMMA_ROW("+f", d[n]), AIRMOE_WGMMA_ROW("+f", d[n + 1]),         \
+      AIRMOE_WGMMA_ROW("+f", d[n + 2]), AIRMOE_WGMMA_ROW("+f", d[n + 3]), \
+      AIRMOE_WGMMA_ROW("+f", d[n + 4]), AIRMOE_WGMMA_ROW("+f", d[n + 5]), \
+      AIRMOE_WGMMA_ROW("+f", d[n + 6]), AIRMOE_WGMMA_ROW("+f", d[n + 7])
+
+/// d = a b, or d += a b if `adds`, begun: 64 rows of a tile times the transposed 128 or 256 rows of
+/// another, 16 columns of each.
+__device__ __forceinline__ void multiply_async(float (&d)[16][4], uint64_t a, uint64_t b,
+                                               bool adds) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
+      "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "
+      "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, "
+      "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, %64, %65, p, 1, 1, 0, 0;\n}\n"
+      : AIRMOE_WGMMA_EIGHT(d, 0), AIRMOE_WGMMA_EIGHT(d, 8)
+      : "l"(a), "l"(b), "r"(adds ? 1 : 0));
+}
+__device__ __forceinline__ void multiply_async(float (&d)[32][4], uint64_t a, uint64_t b,
+                                               bool adds) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
+      "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "
+      "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, "
+      "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, %64, %65, %66, %67, %68, %69, "
+      "%70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, "
+      "%87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, %101, %102, "
+      "%103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, "
+      "%117, %118, %119, %120, %121, %122, %123, %124, %125, %126, "
+      "%127}, %128, %129, p, 1, 1, 0, 0;\n}\n"
+      : AIRMOE_WGMMA_EIGHT(d, 0), AIRMOE_WGMMA_EIGHT(d, 8), AIRMOE_WGMMA_EIGHT(d, 16),
+        AIRMOE_WGMMA_EIGHT(d, 24)
+      : "l"(a), "l"(b), "r"(adds ? 1 : 0));
+}
+
+#undef AIRMOE_WGMMA_EIGHT
 #undef AIRMOE_WGMMA
 #undef AIRMOE_WGMMA_SUMS
 #undef AIRMOE_WGMMA_ROW

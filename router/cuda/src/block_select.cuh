@@ -31,15 +31,14 @@ class BlockSelect {
   /// key_at(i), i < count, is read once per pass. 1 <= k <= count. All threads of the block; all
   /// get the result.
   template <class KeyAt>
-  static __device__ Cut kth_largest(const KeyAt& key_at, int64_t count, uint32_t k,
-                                    Shared& shared) {
+  static __device__ Cut kth_largest(const KeyAt& key_at, int count, uint32_t k, Shared& shared) {
     if (threadIdx.x == 0) {
       shared.low = 0xFFFFFFFFu;
       shared.high = 0;
     }
     __syncthreads();
     uint32_t low = 0xFFFFFFFFu, high = 0;
-    for (int64_t i = threadIdx.x; i < count; i += kThreads) {
+    for (int i = threadIdx.x; i < count; i += kThreads) {
       const uint32_t key = key_at(i);
       low = min(low, key);
       high = max(high, key);
@@ -53,15 +52,15 @@ class BlockSelect {
     __syncthreads();
     low = shared.low;
     int bits = 32 - __clz(static_cast<int>(shared.high - low));
-    uint64_t prefix = 0;  // of key - low, above the lowest `bits` bits
+    uint32_t prefix = 0;  // of key - low, above the lowest `bits` bits
     while (bits > 0) {
       const int width = min(bits, kDigitBits);
       bits -= width;
       const uint32_t mask = (1u << width) - 1;
       for (int b = threadIdx.x; b < kBins; b += kThreads) shared.histogram[b] = 0;
       __syncthreads();
-      for (int64_t i = threadIdx.x; i < count; i += kThreads) {
-        const uint64_t offset = (key_at(i) - low) >> bits;
+      for (int i = threadIdx.x; i < count; i += kThreads) {
+        const uint32_t offset = (key_at(i) - low) >> bits;
         if (offset >> width == prefix) atomicAdd(shared.histogram + (offset & mask), 1u);
       }
       __syncthreads();
@@ -70,9 +69,9 @@ class BlockSelect {
       prefix = prefix << width | shared.bin;
       const bool whole = shared.inside == k;
       __syncthreads();
-      if (whole) return {low + static_cast<uint32_t>(prefix << bits), 0xFFFFFFFFu};
+      if (whole) return {low + (prefix << bits), 0xFFFFFFFFu};
     }
-    return {low + static_cast<uint32_t>(prefix), k};
+    return {low + prefix, k};
   }
 
   /// The largest bin such that it and those above it hold at least k. A barrier follows the

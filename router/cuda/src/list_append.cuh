@@ -56,7 +56,7 @@ template <bool kJitter, class T, class RowOf>
 __device__ __forceinline__ void append_scores(float (&score)[8][8], const RowOf& row_of,
                                               int first_row, int64_t first_index,
                                               const ScoreTask<T>& task, AppendShared& shared) {
-  const int64_t first_expert = first_index * task.stride;
+  const int64_t first_expert = first_index * task.stride + task.offset;
   const int64_t left = min(task.experts - first_expert, task.indices - first_index);
   const uint32_t usable = left >= 8 ? 0xFFu : left <= 0 ? 0u : (1u << left) - 1;
   uint32_t appended[8];  // which of a row's eight, and from bit 8 their place among the tile's

@@ -39,10 +39,11 @@ class ExhaustiveList {
       return order_key(score);
     };
     const uint32_t length = static_cast<uint32_t>(shape.length);
-    const Cut cut = Select::kth_largest(key_at, shape.experts, length, shared.select);
+    const int experts = static_cast<int>(shape.experts);
+    const Cut cut = Select::kth_largest(key_at, experts, length, shared.select);
     __syncthreads();
-    const Cut target = Select::kth_largest(key_at, shape.experts,
-                                           static_cast<uint32_t>(shape.target), shared.select);
+    const Cut target =
+        Select::kth_largest(key_at, experts, static_cast<uint32_t>(shape.target), shared.select);
     __syncthreads();
     uint32_t above = 0, equal = 0;  // written of each
     const auto place = [&](uint32_t a, uint32_t e) { return a + min(e, cut.equal); };

@@ -9,6 +9,7 @@
 
 #include "comm/base/cuda/device.hpp"
 #include "comm/base/cuda/mma.cuh"
+#include "comm/base/cuda/wgmma.hpp"
 #include "router/cuda/src/list_append.cuh"
 
 namespace airmoe::router::cuda {
@@ -85,7 +86,7 @@ __global__ void __launch_bounds__(kListThreads, kBlocksPerProcessor)
       }
     }
     const int index = copied_tile * kListTile + row;
-    const int64_t expert = (index >> 3) * 8 * task.stride + (index & 7);
+    const int64_t expert = (index >> 3) * 8 * task.stride + task.offset + (index & 7);
     const __nv_bfloat16* from = task.unit + expert * dim + (segment * 8 + k);
     const uint32_t b = base + Stage::experts(step);
 #pragma unroll
@@ -176,6 +177,9 @@ void launch(const ScoreTask<__nv_bfloat16>& task, int64_t row_limit, cudaStream_
 }  // namespace
 
 void append_scores(const ScoreTask<__nv_bfloat16>& task, int64_t row_limit, cudaStream_t stream) {
+  if (task.first_codeword >= 0 && task.experts % 32 == 0 && airmoe::cuda::has_wgmma()) {
+    return append_scores_wgmma(task, row_limit, stream);
+  }
   if (task.dim <= kResidentSteps * kStep) {
     task.jittered ? launch<true, true>(task, row_limit, stream)
                   : launch<false, true>(task, row_limit, stream);

@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(kListThreads, 2) scores_fp32_kernel(ScoreTask<
   const int loaded = tid >> 1, part = (tid & 1) * 4;
   const int row = first_row + loaded;
   const int64_t index = blockIdx.y * int64_t{kListTile} + loaded;
-  const int64_t expert = (index >> 3) * 8 * task.stride + (index & 7);
+  const int64_t expert = (index >> 3) * 8 * task.stride + task.offset + (index & 7);
   const float* a_row =
       row < rows ? task.codebook + int64_t{task.codeword[row]} * dim + part : nullptr;
   const float* b_row = expert < task.experts ? task.unit + expert * dim + part : nullptr;

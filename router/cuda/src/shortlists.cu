@@ -1,5 +1,5 @@
 #include <algorithm>
-#include <vector>
+#include <cmath>
 
 #include <cuda_bf16.h>
 
@@ -12,19 +12,26 @@ namespace {
 constexpr int64_t kTile = 128;  // rows and columns of the score kernels
 constexpr int64_t kLongestRow = 8192;
 constexpr int64_t kCandidateBytes = int64_t{128} << 20;
-constexpr int64_t kSampleRank = 32;  // entries of a list that a sample should hold, or so
 constexpr int64_t kLeastSample = 2048;
+constexpr int64_t kLeastRoom = 4096;
 
-// A threshold should let 1.3 M candidates through, a guess from a sample 1.6 M; there is room for
-// 2.5 M.
-int64_t warm_target(int64_t length) {
-  return length + length * 3 / 10 + 16;
-}
-int64_t cold_target(int64_t length) {
-  return length + length * 6 / 10 + 16;
-}
+// A threshold should let 1.3 M candidates through, more of short lists; there is room for 2.5 M. A
+// guess from a sample aims at the middle between these, in the ratio to both.
 int64_t room(int64_t length) {
-  return length * 5 / 2 + 512;
+  return std::max(kLeastRoom, length * 5 / 2 + 512);
+}
+int64_t warm_target(int64_t length) {
+  const auto spread = static_cast<int64_t>(8 * std::sqrt(static_cast<double>(length)));
+  return length + std::max(length * 3 / 10 + 16, spread);
+}
+int64_t cold_target(int64_t length, int64_t room) {
+  return static_cast<int64_t>(std::sqrt(static_cast<double>(length) * static_cast<double>(room)));
+}
+/// Scores of a sample that should reach the threshold: so many that the guess is almost five
+/// standard deviations from a list that is too short or too long.
+double sample_rank(int64_t length, int64_t target) {
+  const double ratio = std::log(static_cast<double>(target) / static_cast<double>(length));
+  return std::max(16.0, 23.0 / (ratio * ratio));
 }
 
 int64_t round_up(int64_t x, int64_t to) {
@@ -52,12 +59,15 @@ DeviceShortlists<T>::DeviceShortlists(int64_t codewords, int64_t experts, int64_
   capacity_ = std::min(room(length), experts);
   row_elements_ = capacity_;
   if (capacity_ < experts) {
-    sample_ = round_up(std::max(kLeastSample, kSampleRank * experts / length), kTile);
+    const int64_t target = cold_target(length, capacity_);
+    const double share = sample_rank(length, target) / static_cast<double>(target);
+    sample_ = round_up(
+        std::max(kLeastSample, static_cast<int64_t>(share * static_cast<double>(experts))), kTile);
     if (sample_ > experts / 2) sample_ = experts / 8 * 8;
     row_elements_ = std::max(capacity_, sample_);
   }
   const int64_t most = kCandidateBytes / (row_elements_ * int64_t{sizeof(Candidate)});
-  chunk_ = std::min(codewords, std::max(kTile, most / kTile * kTile));
+  chunk_ = std::min(codewords, std::max(kTile, most / (2 * kTile) * (2 * kTile)));
 
   static_assert(sizeof(Candidate) == sizeof(uint64_t));
   lists_.ensure(codewords * length);
@@ -103,32 +113,50 @@ void DeviceShortlists<T>::rebuild_rows(const T* codebook, const T* unit,
   task.jittered = jitter.has_value() && jitter->stddev != 0.0f;
   if (task.jittered) task.jitter = *jitter;
 
+  // Thresholds of rows that have none, from a sample that begins at an expert.
+  const int64_t sample_stride =
+      sample_ > 0 ? std::max<int64_t>(1, experts_ / 8 / (sample_ / 8)) : 1;
+  const int64_t rank = (cold_target(length_, capacity_) * sample_ + experts_ - 1) / experts_;
+  const auto look_for_thresholds = [&](const ListRows& rows, int64_t limit, int64_t begin) {
+    task.first_codeword = -1;
+    task.indices = sample_;
+    task.stride = sample_stride;
+    task.offset = begin;
+    task.codeword = rows.codeword;
+    task.rows = rows.rows;
+    task.threshold = nullptr;
+    task.capacity = sample_;
+    task.count = rows.samples;
+    append_scores(task, limit, stream);
+    pick_thresholds(rows, limit, candidates, row_elements_, rank, threshold_.data(), stream);
+  };
+  const auto look_for_candidates = [&](const ListRows& rows, int64_t limit, int64_t first) {
+    task.first_codeword = first;
+    task.indices = experts_;
+    task.stride = 1;
+    task.offset = 0;
+    task.codeword = rows.codeword;
+    task.rows = rows.rows;
+    task.threshold = threshold_.data();
+    task.capacity = capacity_;
+    task.count = rows.count;
+    append_scores(task, limit, stream);
+  };
+
   const bool all = which.id == nullptr;
   const bool sampled = sample_ > 0 && !(all && warm_ && !forgot_);
   for (int64_t first = 0; first < codewords_; first += chunk_) {
     const int64_t rows = std::min(chunk_, codewords_ - first);
     prepare_rows(work, first, rows, codewords_, which, sampled, threshold_.data(), stream);
-    if (sampled) {
-      task.indices = sample_;
-      task.stride = std::max<int64_t>(1, experts_ / 8 / (sample_ / 8));
-      task.codeword = work.cold;
-      task.rows = work.cold_rows;
-      task.threshold = nullptr;
-      task.capacity = sample_;
-      task.count = work.sample_count;
-      append_scores(task, rows, stream);
-      const int64_t rank = (cold_target(length_) * sample_ + experts_ - 1) / experts_;
-      pick_thresholds(work, rows, candidates, row_elements_, rank, threshold_.data(), stream);
-    }
-    task.indices = experts_;
-    task.stride = 1;
-    task.codeword = work.codeword;
-    task.rows = work.rows;
-    task.threshold = threshold_.data();
-    task.capacity = capacity_;
-    task.count = work.count;
-    append_scores(task, rows, stream);
-    select_lists(work, rows, shape, task, threshold_.data(), lists_.data(), stream);
+    if (sampled) look_for_thresholds(work.cold, rows, 0);
+    look_for_candidates(work.all, rows, all ? first : -1);
+    select_lists(work, work.all, sample_ == 0, rows, shape, task, threshold_.data(), lists_.data(),
+                 stream);
+    if (sample_ == 0) continue;
+    look_for_thresholds(work.again, rows, sample_stride / 2 * 8);
+    look_for_candidates(work.again, rows, -1);
+    select_lists(work, work.again, true, rows, shape, task, threshold_.data(), lists_.data(),
+                 stream);
   }
   warm_ = warm_ || all;
   if (all) forgot_ = false;
@@ -142,13 +170,12 @@ void DeviceShortlists<T>::forget(const DeviceCodewords& which, cudaStream_t stre
 }
 
 template <class T>
-int64_t DeviceShortlists<T>::exhaustive_searches(cudaStream_t stream) const {
-  int32_t total = 0;
+ListSearches DeviceShortlists<T>::searches(cudaStream_t stream) const {
+  int32_t total[2] = {};
   const ListWork work(const_cast<int32_t*>(work_.data()), chunk_);
-  AIRMOE_CUDA(
-      cudaMemcpyAsync(&total, work.exhaustive, sizeof(total), cudaMemcpyDeviceToHost, stream));
+  AIRMOE_CUDA(cudaMemcpyAsync(total, work.second, sizeof(total), cudaMemcpyDeviceToHost, stream));
   AIRMOE_CUDA(cudaStreamSynchronize(stream));
-  return total;
+  return {total[0], total[1]};
 }
 
 template class DeviceShortlists<float>;

@@ -94,7 +94,7 @@ class Device {
     }
     return test::download(lists_.view().id, shape_.codewords * shape_.length, stream);
   }
-  int64_t exhaustive_searches() const { return lists_.exhaustive_searches(stream); }
+  ListSearches searches() const { return lists_.searches(stream); }
 
   const test::Stream stream;
 
@@ -134,27 +134,45 @@ TEST(DeviceShortlists, ThresholdsAreUsuallyRight) {
   Clusters data(shape, 2);
   Device<float> device(shape);
   device.rebuild(data.codebook, data.unit, kNoise[1]);
-  EXPECT_LE(device.exhaustive_searches(), 4);
-  const int64_t first = device.exhaustive_searches();
+  EXPECT_LE(device.searches().second, 1);
+  const int64_t first = device.searches().second;
   for (int step = 0; step < 5; ++step) {
     data.drift(0.02f);
     device.rebuild(data.codebook, data.unit, kNoise[1]);
   }
-  EXPECT_LE(device.exhaustive_searches() - first, 2);
+  EXPECT_LE(device.searches().second - first, 2);
+  EXPECT_EQ(device.searches().exhaustive, 0);
 }
 
-// Everything about the scores changes, so thresholds are useless: much too low, then too high.
-TEST(DeviceShortlists, UselessThresholdsCostTimeOnly) {
-  const Shape shape{20, 4000, 60, 16};
+// Everything about the scores changes, so thresholds are useless: much too low, too high, of no
+// numbers. A second one does.
+template <class T>
+void expect_second_thresholds(const Shape& shape) {
   Clusters data(shape, 3);
-  Device<float> device(shape);
-  for (const float scale : {1.0f, 1000.0f, 1e-3f}) {
+  Device<T> device(shape);
+  int64_t useless = 0;
+  for (const float scale : {1.0f, 1024.0f, 1.0f / 1024, NAN, 1.0f}) {
     std::vector<float> codebook = data.codebook;
-    for (float& x : codebook) x *= scale;
-    EXPECT_EQ(device.rebuild(codebook, data.unit, kNoise[0]),
-              host_lists(shape, codebook, data.unit, kNoise[0]));
+    const int64_t before = device.searches().exhaustive;
+    // Half of them, so that both kinds share a tile.
+    for (std::size_t i = 0; i < codebook.size() / 2; ++i) codebook[i] *= scale;
+    const auto lists = device.rebuild(codebook, data.unit, kNoise[0]);
+    if constexpr (std::is_same_v<T, float>) {
+      EXPECT_EQ(lists, host_lists(shape, codebook, data.unit, kNoise[0]));
+    }
+    const bool numbers = scale == scale;
+    EXPECT_EQ(device.searches().exhaustive - before, numbers ? 0 : shape.codewords / 2);
+    if (scale != 1.0f || useless > 0) useless += shape.codewords / 2;
+    EXPECT_GE(device.searches().second, useless);
+    EXPECT_LE(device.searches().second, useless + 2);
   }
-  EXPECT_GE(device.exhaustive_searches(), 20);
+}
+
+TEST(DeviceShortlists, UselessThresholdsAreLookedForAgain) {
+  for (const Shape& shape : {Shape{20, 40000, 60, 16}, Shape{300, 40000, 300, 32}}) {
+    expect_second_thresholds<float>(shape);
+    expect_second_thresholds<__nv_bfloat16>(shape);
+  }
 }
 
 TEST(DeviceShortlists, TiesGoToSmallerIdsAndNaNsComeLast) {
@@ -171,7 +189,7 @@ TEST(DeviceShortlists, TiesGoToSmallerIdsAndNaNsComeLast) {
       EXPECT_EQ(device.rebuild(codebook, unit, kNoise[0]),
                 host_lists(shape, codebook, unit, kNoise[0]));
     }
-    EXPECT_GT(device.exhaustive_searches(), 0);
+    EXPECT_GT(device.searches().exhaustive, 0);
   }
 }
 
@@ -202,8 +220,10 @@ TEST(DeviceShortlists, LongListsInChunks) {
 
 // Small integers: sums in bf16 are exact, in whatever order.
 TEST(DeviceShortlists, Bf16ListsOfIntegersAreExact) {
-  for (const Shape& shape : {Shape{3, 50, 50, 16}, Shape{37, 5003, 64, 136},
-                             Shape{300, 9000, 200, 256}, Shape{5, 20000, 40, 1024}}) {
+  for (const Shape& shape :
+       {Shape{3, 50, 50, 16}, Shape{37, 5003, 64, 136}, Shape{300, 9000, 200, 256},
+        Shape{5, 20000, 40, 1024}, Shape{300, 9024, 200, 256}, Shape{700, 6016, 100, 136},
+        Shape{130, 7968, 80, 72}, Shape{20, 4000, 60, 520}, Shape{520, 4992, 60, 320}}) {
     for (const auto& noise : kNoise) {
       Random random(7);
       const auto codebook = random.integers(shape.codewords * shape.dim, -100, 100);
@@ -219,7 +239,8 @@ TEST(DeviceShortlists, Bf16ListsOfIntegersAreExact) {
 
 // Every expert of a list scores at least as much as the best outside, up to fp32 rounding of sums.
 TEST(DeviceShortlists, Bf16ListsHoldTheBest) {
-  for (const Shape& shape : {Shape{130, 20000, 300, 256}, Shape{16, 8000, 500, 768}}) {
+  for (const Shape& shape :
+       {Shape{130, 20000, 300, 256}, Shape{16, 8000, 500, 768}, Shape{140, 20001, 300, 64}}) {
     Clusters data(shape, 8);
     Device<__nv_bfloat16> device(shape);
     for (int step = 0; step < 3; ++step) {
@@ -248,7 +269,8 @@ TEST(DeviceShortlists, Bf16ListsHoldTheBest) {
       }
       data.drift(0.01f);
     }
-    EXPECT_LE(device.exhaustive_searches(), 4);
+    EXPECT_LE(device.searches().second, 4);
+    EXPECT_EQ(device.searches().exhaustive, 0);
   }
 }
 
