@@ -12,6 +12,7 @@
 #include <gtest/gtest.h>
 
 #include "scheduler/train/host_engine.hpp"
+#include "tests/scheduler/cuda/device_model.hpp"
 #include "tests/support/mpi_test.hpp"
 
 namespace airmoe::test {
@@ -26,13 +27,6 @@ using scheduler::cuda::DeviceMoeLayer;
 using scheduler::cuda::DeviceParameters;
 
 constexpr uint64_t kSeed = 5;
-
-bool no_device() {
-  std::string reason;
-  if (cuda::device_count(&reason) > 0) return false;
-  std::printf("skipped: %s\n", reason.c_str());
-  return true;
-}
 
 double relative_error(std::span<const float> expected, std::span<const float> actual) {
   double difference = 0, size = 0;
@@ -54,29 +48,20 @@ class DeviceMoeLayerTest : public ::testing::TestWithParam<Shape> {
  protected:
   void SetUp() override {
     if (no_device()) GTEST_SKIP();
-    config.model.layers = 2;
-    config.model.dim = 128;
-    config.model.heads = 4;
-    config.model.kv_heads = 2;
-    config.model.ffn_dim = 256;
-    config.model.context = 128;
+    config = small_model(2, 128, kSeed);
     config.model.vocab = 128;
-    config.model.moe_layers = {1};
     config.model.experts = 4096;
     config.model.active = 64;
     config.model.codewords = 48;
     config.model.shortlist = 512;
     config.model.expert_dim = GetParam().expert_dim;
     config.model.expert_activation = GetParam().activation;
-    config.batch = 8;
-    config.seed = kSeed;
     model = std::make_unique<Model>(world(), config.model, kSeed, config.expert_path, config.sums,
                                     config.exchange);
     scheduler::HostEngine engine(world(), *model, config);
     for (int64_t s = 1; s <= kSteps; ++s) {
-      std::vector<int32_t> tokens, targets;
-      make_tokens(s, tokens, targets);
-      engine.micro_batch(tokens, targets, config.batch, micro_batch(s));
+      const Batch b = walk(count(), config.model.vocab, s);
+      engine.micro_batch(b.tokens, b.targets, config.batch, micro_batch(s));
       const auto sums = engine.finish_gradients();
       engine.update(2e-3, s, std::sqrt(sums.squares));
       if (s == kSteps) engine.capture(0, trained);
@@ -89,17 +74,6 @@ class DeviceMoeLayerTest : public ::testing::TestWithParam<Shape> {
   int64_t count() const { return config.batch * config.model.context; }
   MoeLayer& host() { return *model->moe_layers()[0]; }
 
-  void make_tokens(int64_t step, std::vector<int32_t>& tokens,
-                   std::vector<int32_t>& targets) const {
-    const RandomStream random(7, Purpose::test_data, static_cast<uint32_t>(step));
-    int32_t token = 0;
-    for (int64_t i = 0; i <= count(); ++i) {
-      const auto draw = static_cast<int32_t>(random.uniform(static_cast<uint64_t>(i)) * 3);
-      token = static_cast<int32_t>((token * 7 + 11 + draw) % config.model.vocab);
-      if (i < count()) tokens.push_back(token);
-      if (i > 0) targets.push_back(token);
-    }
-  }
   MicroBatch micro_batch(int64_t step, bool training = true) const {
     MicroBatch m;
     m.step = static_cast<uint32_t>(step);
@@ -210,9 +184,13 @@ TEST_P(DeviceMoeLayerTest, Bf16StaysWithinItsRounding) {
                           std::back_inserter(both));
     common += std::ssize(both);
   }
-  EXPECT_GT(codewords, n * 97 / 100);
-  EXPECT_GT(common, n * k * 95 / 100);
-  EXPECT_LT(relative_error(out.span(), device.read(device.out.data(), n * d)), 0.1);
+  // Measured on an H100: every codeword, 0.9961 to 0.9965 of the experts, and outputs 0.015 to
+  // 0.024 off. Rounding alone would be 2^-9 of each operand, 0.002; the rest are the experts at the
+  // edge of the selection that change places: 0.004 of K terms, whose gates are the smallest. The
+  // bounds are twice that.
+  EXPECT_GT(codewords, n * 99 / 100);
+  EXPECT_GT(common, n * k * 992 / 1000);
+  EXPECT_LT(relative_error(out.span(), device.read(device.out.data(), n * d)), 0.05);
 }
 
 INSTANTIATE_TEST_SUITE_P(
