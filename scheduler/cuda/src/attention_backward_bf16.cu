@@ -301,7 +301,8 @@ void launch_backward(const Inputs<Bf16>& in, int64_t sequences, const Gradients<
                      cudaStream_t stream) {
   if (in.head_dim <= 16) return launch<16, 2>(in, sequences, g, stream);
   if (in.head_dim <= 32) return launch<32, 2>(in, sequences, g, stream);
-  if (in.head_dim <= 64 && airmoe::cuda::has_wgmma()) return launch_backward_wgmma(in, sequences, g, stream);
+  if (in.head_dim <= 64 && airmoe::cuda::has_wgmma())
+    return launch_backward_wgmma(in, sequences, g, stream);
   if (in.head_dim <= 64) return launch<64, 2>(in, sequences, g, stream);
   launch<128, 1>(in, sequences, g, stream);
 }
