@@ -9,6 +9,11 @@ target_compile_options(airmoe_warnings INTERFACE
   # False positives with std::string (GCC bug 105651).
   $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CXX_COMPILER_ID:GNU>,$<VERSION_LESS:$<CXX_COMPILER_VERSION>,13>>:-Wno-restrict>)
 
+# What most sources include, parsed once per folder instead of once per source. Every source includes
+# what it uses all the same: CMAKE_DISABLE_PRECOMPILE_HEADERS=ON builds without.
+set(AIRMOE_COMMON_HEADERS <algorithm> <cstdint> <functional> <map> <memory> <numeric> <span> <string>
+    <utility> <vector> <fmt/format.h>)
+
 # airmoe_library(<name> SOURCES ... [PUBLIC <targets>] [PRIVATE <targets>])
 #
 # Makes target airmoe_<name> with alias airmoe::<name>. Every *.hpp of the folder outside src/ is a

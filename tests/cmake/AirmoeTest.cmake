@@ -34,6 +34,8 @@ set(AIRMOE_MPI_ENVIRONMENT
     PRTE_MCA_hwloc_default_binding_policy=none)
 set(AIRMOE_TEST_ENVIRONMENT OPENBLAS_NUM_THREADS=1)
 
+set(AIRMOE_TEST_HEADERS ${AIRMOE_COMMON_HEADERS} <cmath> <limits> <random> <set> <gtest/gtest.h>)
+
 # The two main() functions, compiled once. Test sources include by paths from the top of the
 # repository or from tests/.
 foreach(kind unit mpi)
@@ -41,6 +43,7 @@ foreach(kind unit mpi)
   add_library(${main} OBJECT "${PROJECT_SOURCE_DIR}/tests/support/${kind}_main.cpp")
   target_include_directories(${main} PUBLIC "${PROJECT_SOURCE_DIR}" "${PROJECT_SOURCE_DIR}/tests")
   target_link_libraries(${main} PUBLIC GTest::gtest airmoe::base PRIVATE airmoe::warnings)
+  target_precompile_headers(${main} PRIVATE ${AIRMOE_TEST_HEADERS})
 endforeach()
 target_link_libraries(airmoe_test_mpi_main PUBLIC airmoe::comm)
 
@@ -60,6 +63,7 @@ function(airmoe_test path)
   endif()
   add_executable(${target} "${PROJECT_SOURCE_DIR}/tests/${path}_test.cpp")
   target_link_libraries(${target} PRIVATE ${T_LIBS} airmoe_test_${kind}_main airmoe::warnings)
+  target_precompile_headers(${target} REUSE_FROM airmoe_test_${kind}_main)
 
   if(kind STREQUAL unit)
     add_test(NAME ${name} COMMAND ${target})
@@ -86,6 +90,7 @@ if(AIRMOE_CUDA)
                              "${PROJECT_SOURCE_DIR}/tests")
   target_link_libraries(airmoe_test_gpu_main PUBLIC GTest::gtest airmoe::base
                         PRIVATE airmoe::warnings)
+  target_precompile_headers(airmoe_test_gpu_main PRIVATE ${AIRMOE_TEST_HEADERS})
 endif()
 
 function(airmoe_gpu_test path)
@@ -109,6 +114,7 @@ function(airmoe_gpu_test path)
   add_executable(${target} ${source})
   airmoe_cuda_options(${target})
   target_link_libraries(${target} PRIVATE ${T_LIBS} airmoe_test_gpu_main airmoe::warnings)
+  target_precompile_headers(${target} REUSE_FROM airmoe_test_gpu_main)
   add_test(NAME ${name} COMMAND ${target})
   set_tests_properties(${name} PROPERTIES TIMEOUT ${T_TIMEOUT} LABELS gpu SKIP_RETURN_CODE 77
                        ENVIRONMENT "${AIRMOE_TEST_ENVIRONMENT}")
