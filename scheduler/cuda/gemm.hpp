@@ -25,7 +25,8 @@ struct GemmShape {
 /// calls share a workspace of 32 MiB.
 class Gemm {
  public:
-  /// The first one in a process loads cuBLASLt; Error(ExitCode::config) where it is not to be found.
+  /// The first one in a process loads cuBLASLt; Error(ExitCode::config) where it is not to be
+  /// found.
   Gemm();
   ~Gemm();
   Gemm(const Gemm&) = delete;
