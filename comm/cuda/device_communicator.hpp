@@ -91,14 +91,15 @@ class DeviceCommunicator {
 
   /// Collective. send holds send_counts[r] elements for rank r in rank order; recv gets
   /// recv_counts[r] elements from rank r in rank order; counts are on the host. Pairs with a zero
-  /// count cost no message. Shapes: send [sum(send_counts)], recv [sum(recv_counts)], counts
-  /// [size()].
+  /// count cost no message. Without `copies_own` the rank's own part of recv stays as it is.
+  /// Shapes: send [sum(send_counts)], recv [sum(recv_counts)], counts [size()].
   template <class T>
   void all_to_all_v(const T* send, std::span<const int64_t> send_counts, T* recv,
-                    std::span<const int64_t> recv_counts, cudaStream_t stream) {
+                    std::span<const int64_t> recv_counts, cudaStream_t stream,
+                    bool copies_own = true) {
     static_assert(std::is_trivially_copyable_v<T>);
-    all_to_all_bytes(as_bytes(send), send_counts, as_bytes(recv), recv_counts, bytes<T>(1), true,
-                     stream);
+    all_to_all_bytes(as_bytes(send), send_counts, as_bytes(recv), recv_counts, bytes<T>(1),
+                     copies_own, stream);
   }
 
   /// Collective, on the host: send_counts[r] rows go to rank r; `rows` (device memory, by rank)
@@ -116,13 +117,14 @@ class DeviceCommunicator {
     exchange_row_bytes(plan, as_bytes(table), bytes<T>(width), as_bytes(received), stream);
   }
   /// Collective: one row back for each that exchange_rows brought; returned[i] answers the i-th row
-  /// of the plan. Shapes: results [plan.received, width], returned [plan.sent, width].
+  /// of the plan. copies_own: as in all_to_all_v. Shapes: results [plan.received, width], returned
+  /// [plan.sent, width].
   template <class T>
   void return_rows(const RowPlan& plan, const T* results, int64_t width, T* returned,
-                   cudaStream_t stream) {
+                   cudaStream_t stream, bool copies_own = true) {
     static_assert(std::is_trivially_copyable_v<T>);
     all_to_all_bytes(as_bytes(results), plan.recv_counts, as_bytes(returned), plan.send_counts,
-                     bytes<T>(width), true, stream);
+                     bytes<T>(width), copies_own, stream);
   }
 
   /// Local: the host waits until `stream` has done all it was given, or has reached the event.

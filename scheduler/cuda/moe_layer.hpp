@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <span>
 #include <vector>
 
 #include "comm/base/cuda/jitter.hpp"
@@ -76,9 +75,6 @@ class DeviceMoeLayer : public DeviceMoeSlot<T> {
   void assign(const T* hidden, cudaStream_t stream);
   void update_codebook(const T* hidden, cudaStream_t stream);
   void build_lists(cudaStream_t stream);
-  cudaStream_t begin_exchange(cudaStream_t stream);
-  void balance_ranks(std::span<const float> tokens, cudaStream_t stream);
-  void bring_tokens(const T* hidden, cudaStream_t lane, cudaStream_t stream);
   void route(const T* hidden, cudaStream_t stream);
   void count_usage(cudaStream_t stream);
   void add_balance(cudaStream_t stream);
@@ -119,9 +115,6 @@ class DeviceMoeLayer : public DeviceMoeSlot<T> {
   const T* hidden_ = nullptr;       // of the tokens computed here, [n, d] in token order
   int64_t home_tokens_ = 0, tokens_ = 0;
   std::unique_ptr<TokenExchange> exchange_;
-  CodewordBalance codeword_balance_;
-  bool has_owners_ = false;                         // of codewords
-  airmoe::cuda::PinnedBuffer<float> token_counts_;  // of codewords, moving averages. [G]
   airmoe::cuda::Event values_ready_, usage_ready_, gradients_ready_;
   bool gradients_collected_ = false;  // of this step
   DeviceBuffer<T> away_hidden_, away_d_out_;

@@ -15,30 +15,28 @@
 
 namespace airmoe::scheduler::cuda {
 
-/// Which rank takes a codeword's tokens: heaviest first to the rank with least so far. Local, host.
+/// Which rank takes a codeword's tokens: heaviest first, in classes an eighth apart, to the rank
+/// with least so far. Local, host.
 class CodewordBalance {
  public:
   /// The same on all ranks for the same counts. Shapes: [G]. Valid until the next call.
-  std::span<const int32_t> owners(std::span<const float> tokens, int ranks);
+  std::span<const int32_t> owners(std::span<const int64_t> tokens, int ranks);
 
  private:
   std::vector<int32_t> order_, owner_;
-  std::vector<double> load_;
+  std::vector<int64_t> load_;
 };
 
 class TokenExchange {
  public:
   TokenExchange(comm::cuda::DeviceCommunicator& comm, int64_t codewords);
 
-  /// Local, asynchronous: from the next begin() on owner[g] takes the tokens of codeword g; the
-  /// same on all ranks. At most once between plans.
-  void set_owners(std::span<const int32_t> owner, cudaStream_t stream);
-
-  /// Local, asynchronous: sorts the home tokens by (rank, codeword).
-  /// @param codeword  of the home tokens. Shape: [n]
+  /// Collective, asynchronous: sorts the home tokens by codeword; all ranks learn how many tokens
+  /// of which codeword each has.
+  /// @param codeword  of the home tokens; stays as it is until plan(). Shape: [n]
   void begin(const int32_t* codeword, int64_t n, int64_t first_token, cudaStream_t stream);
-  /// Collective, after begin(); the host waits until that has been done. Ranks tell each other what
-  /// comes; then, on `stream`, codewords and indices of the tokens go out.
+  /// Collective, after begin(); the host waits until that has been done. Codewords get their ranks,
+  /// by the tokens of this very batch; then codewords and indices of the tokens go out on `stream`.
   void plan(cudaStream_t stream);
   int64_t received() const { return plan_.received; }
   /// Codeword and global index of the tokens that came, device memory. Shape: [received()]
@@ -58,20 +56,22 @@ class TokenExchange {
  private:
   comm::cuda::DeviceCommunicator& comm_;
   int64_t codewords_;
-  std::vector<int64_t> first_key_;              // [ranks + 1]: of each rank's codewords
-  airmoe::cuda::DeviceBuffer<int32_t> key_;     // [G]: place of a codeword in that order
-  airmoe::cuda::DeviceBuffer<int32_t> keys_;    // [n]
+  int64_t tokens_ = 0, first_token_ = 0;
+  const int32_t* codeword_ = nullptr;
+  router::cuda::DeviceOrder order_;
+  airmoe::cuda::DeviceBuffer<int32_t> counts_;       // [G], then [ranks, G]
+  airmoe::cuda::PinnedBuffer<int32_t> host_counts_;  // [ranks, G]
+  airmoe::cuda::Event counted_;
+  CodewordBalance balance_;
+  std::vector<int64_t> total_, next_;  // [G], [ranks]
+  airmoe::cuda::PinnedBuffer<int32_t> host_start_;
+  airmoe::cuda::DeviceBuffer<int32_t> start_;   // [G]: where a codeword's tokens are sent
+  airmoe::cuda::DeviceBuffer<int32_t> rows_;    // [n]: tokens by rank, then codeword
   airmoe::cuda::DeviceBuffer<int32_t> tag_;     // [n, 2]: codeword, global index
   airmoe::cuda::DeviceBuffer<int32_t> tag_in_;  // [received, 2]
   airmoe::cuda::DeviceBuffer<int32_t> codeword_in_, index_in_;
   airmoe::cuda::DeviceBuffer<unsigned char> returned_;
-  airmoe::cuda::PinnedBuffer<int32_t> begin_;     // [G + 1]
-  airmoe::cuda::PinnedBuffer<int32_t> host_key_;  // [G]
-  airmoe::cuda::Event sorted_;
-  std::vector<int64_t> counts_, next_key_;  // [ranks]
-  router::cuda::DeviceOrder order_;
   comm::cuda::RowPlan plan_;
-  int64_t tokens_ = 0;
 };
 
 }  // namespace airmoe::scheduler::cuda

@@ -5,14 +5,14 @@
 namespace airmoe::scheduler::cuda {
 namespace {
 
-// gradient += parts[0] + parts[1] + ..., in that order.
-__global__ void add_parts(const float4* __restrict__ parts, int ranks, int64_t quads,
-                          float4* __restrict__ gradient) {
+// gradient += parts[0] + parts[1] + ..., in that order; the rank's own part is elsewhere.
+__global__ void add_parts(const float4* __restrict__ parts, const float4* __restrict__ own,
+                          int rank, int ranks, int64_t quads, float4* __restrict__ gradient) {
   const int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
   if (i >= quads) return;
   float4 sum = gradient[i];
   for (int r = 0; r < ranks; ++r) {
-    const float4 part = parts[r * quads + i];
+    const float4 part = r == rank ? own[i] : parts[r * quads + i];
     sum.x += part.x;
     sum.y += part.y;
     sum.z += part.z;
@@ -85,12 +85,15 @@ void ExpertTables<T>::collect_gradients(cudaStream_t stream) {
   for (Table& t : tables_) {
     counts_.assign(static_cast<std::size_t>(ranks), t.owned_size);
     received_.ensure(t.owned_size * ranks);
-    comm_->all_to_all_v<float>(t.gradients.data(), counts_, received_.data(), counts_, stream);
+    comm_->all_to_all_v<float>(t.gradients.data(), counts_, received_.data(), counts_, stream,
+                               false);
     const int64_t quads = t.owned_size / 4;  // sizes of parameters are multiples of 8
     constexpr int kThreads = 256;
     if (quads > 0) {
       add_parts<<<static_cast<unsigned>((quads + kThreads - 1) / kThreads), kThreads, 0, stream>>>(
-          reinterpret_cast<const float4*>(received_.data()), ranks, quads,
+          reinterpret_cast<const float4*>(received_.data()),
+          reinterpret_cast<const float4*>(t.gradients.data() + comm_->rank() * t.owned_size),
+          comm_->rank(), ranks, quads,
           reinterpret_cast<float4*>(parameters_.gradient(*t.parameter)));
       AIRMOE_CUDA_LAUNCHED();
     }

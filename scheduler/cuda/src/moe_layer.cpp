@@ -56,7 +56,6 @@ DeviceMoeLayer<T>::DeviceMoeLayer(MoeLayer& host, uint64_t seed, DeviceParameter
   if (host.gate_proj() != nullptr) gate_table_ = tables_.add(*host.gate_proj());
   if (several()) {
     exchange_ = std::make_unique<TokenExchange>(links_->comm(Lane::tokens), config_.codewords);
-    token_counts_.ensure(config_.codewords);
   }
   count_.ensure(config_.experts);
   window_.ensure(config_.experts);
@@ -176,49 +175,22 @@ void DeviceMoeLayer<T>::route(const T* hidden, cudaStream_t stream) {
   assign(hidden, stream);
   const int32_t* codeword = codeword_.data();
   if (several()) {
-    const cudaStream_t lane = begin_exchange(stream);
+    const comm::ScopedPhase phase(links_->comm(Lane::tokens).host(),
+                                  batch_.training ? "dispatch" : "eval_dispatch");
+    const cudaStream_t lane = links_->fork(Lane::tokens, stream);
+    exchange_->begin(codeword, home_tokens_, batch_.range.first, lane);
     build_lists(stream);
-    bring_tokens(hidden, lane, stream);
+    exchange_->plan(lane);
+    tokens_ = exchange_->received();
+    away_hidden_.ensure(tokens_ * config_.dim);
+    exchange_->send(hidden, config_.dim, away_hidden_.data(), lane);
+    links_->join(Lane::tokens, stream);
+    hidden_ = away_hidden_.data();
     codeword = exchange_->codeword();
   } else {
     build_lists(stream);
   }
   order_.build(codeword, tokens_, config_.codewords, stream);
-}
-
-// Which rank has which codeword follows the traffic: from one training micro-batch to the next.
-// Only the very first one waits for the counts.
-template <class T>
-cudaStream_t DeviceMoeLayer<T>::begin_exchange(cudaStream_t stream) {
-  if (batch_.training || !has_owners_) {
-    AIRMOE_CUDA(cudaMemcpyAsync(token_counts_.data(), codebook_.counts(),
-                                static_cast<std::size_t>(config_.codewords) * sizeof(float),
-                                cudaMemcpyDeviceToHost, stream));
-  }
-  if (!has_owners_) {
-    links_->comm(Lane::tokens).wait(stream);
-    balance_ranks({token_counts_.data(), static_cast<std::size_t>(config_.codewords)}, stream);
-  }
-  exchange_->begin(codeword_.data(), home_tokens_, batch_.range.first, stream);
-  return links_->fork(Lane::tokens, stream);
-}
-
-template <class T>
-void DeviceMoeLayer<T>::balance_ranks(std::span<const float> tokens, cudaStream_t stream) {
-  exchange_->set_owners(codeword_balance_.owners(tokens, links_->size()), stream);
-  has_owners_ = true;
-}
-
-template <class T>
-void DeviceMoeLayer<T>::bring_tokens(const T* hidden, cudaStream_t lane, cudaStream_t stream) {
-  const comm::ScopedPhase phase(links_->comm(Lane::tokens).host(),
-                                batch_.training ? "dispatch" : "eval_dispatch");
-  exchange_->plan(lane);
-  tokens_ = exchange_->received();
-  away_hidden_.ensure(tokens_ * config_.dim);
-  exchange_->send(hidden, config_.dim, away_hidden_.data(), lane);
-  links_->join(Lane::tokens, stream);
-  hidden_ = away_hidden_.data();
 }
 
 template <class T>
@@ -278,9 +250,6 @@ void DeviceMoeLayer<T>::forward(const T* hidden, int64_t tokens, float* out, cud
     output_.ensure(home_tokens_ * config_.dim);
     AIRMOE_CUDA(
         cudaMemcpyAsync(output_.data(), out, output_.bytes(), cudaMemcpyDeviceToDevice, stream));
-  }
-  if (several() && batch_.training) {
-    balance_ranks({token_counts_.data(), static_cast<std::size_t>(config_.codewords)}, stream);
   }
 }
 
@@ -403,11 +372,7 @@ void DeviceMoeLayer<T>::parameters_changed(cudaStream_t stream) {
 template <class T>
 void DeviceMoeLayer<T>::take_from_host(cudaStream_t stream) {
   codebook_initialised_ = host_.codebook_initialised();
-  has_owners_ = false;
-  if (codebook_initialised_) {
-    codebook_.upload(host_.codebook(), stream);
-    if (several()) balance_ranks(host_.codebook().counts(), stream);
-  }
+  if (codebook_initialised_) codebook_.upload(host_.codebook(), stream);
   list_state_ = ListState::none;
 }
 
