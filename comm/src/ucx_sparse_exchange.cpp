@@ -53,7 +53,9 @@ void UcxSparseExchange::run(std::span<const ByteSend> sends, ByteInbox& inbox, c
   Ticket sending(&long_sends_);
   worker_.wait_until(
       phase_, kOperation, [this] { return consensus(); }, [this] { return missing(); });
-  collect(inbox);
+  messages_.lay_out(inbox);
+  long_recvs_.start({}, messages_.following(), kSparseDataChannel, phase_, kOperation);
+  Ticket(&long_recvs_).wait();
   sending.wait();
   worker_.wait_until(
       phase_, kOperation, [this] { return answers_.ended(); },
@@ -73,7 +75,7 @@ void UcxSparseExchange::send_headers(std::span<const ByteSend> sends) {
   std::byte* cursor = outgoing_.data();
   for (const ByteSend& s : sends) {
     if (s.peer == worker_.rank()) {
-      messages_.push_back({s.peer, messages_.size(), std::ssize(s.data), s.data.data()});
+      messages_.add(s.peer, std::ssize(s.data), s.data.data());
       continue;
     }
     const Header header{std::ssize(s.data)};
@@ -113,37 +115,10 @@ void UcxSparseExchange::receive_headers() {
     Header header{};
     std::memcpy(&header, slot, sizeof(Header));
     const bool is_short = header.bytes <= max_short_bytes_;
-    messages_.push_back(
-        {source, messages_.size(), header.bytes, is_short ? slot + sizeof(Header) : nullptr});
+    messages_.add(source, header.bytes, is_short ? slot + sizeof(Header) : nullptr);
     answers_.send(source, kAnswerChannel, {&answer_out_, 1});
     post(box);
   }
-}
-
-void UcxSparseExchange::collect(ByteInbox& inbox) {
-  std::sort(messages_.begin(), messages_.end(), [](const Message& a, const Message& b) {
-    return a.source != b.source ? a.source < b.source : a.order < b.order;
-  });
-  inbox.arrivals.clear();
-  int64_t total = 0;
-  for (const Message& m : messages_) {
-    inbox.arrivals.push_back({m.source, total, m.bytes});
-    total += m.bytes;
-  }
-  inbox.data.ensure(total);
-  long_places_.clear();
-  for (std::size_t i = 0; i < messages_.size(); ++i) {
-    const Message& m = messages_[i];
-    std::byte* target = inbox.data.data() + inbox.arrivals[i].offset;
-    const auto bytes = static_cast<std::size_t>(m.bytes);
-    if (m.short_data != nullptr) {
-      std::memcpy(target, m.short_data, bytes);
-    } else {
-      long_places_.push_back({m.source, {target, bytes}});
-    }
-  }
-  long_recvs_.start({}, long_places_, kSparseDataChannel, phase_, kOperation);
-  Ticket(&long_recvs_).wait();
 }
 
 std::string UcxSparseExchange::missing() const {

@@ -10,6 +10,7 @@
 #include <array>
 #include <vector>
 
+#include "comm/src/sparse/arrival_list.hpp"
 #include "comm/src/ucx_barrier.hpp"
 #include "comm/src/ucx_exchange.hpp"
 
@@ -26,12 +27,6 @@ class UcxSparseExchange {
   struct Header {
     int64_t bytes;
   };
-  struct Message {
-    int source;
-    std::size_t order;  // of arrival: messages of one source arrive in the order they were sent
-    int64_t bytes;
-    const std::byte* short_data;  // null: long data follows
-  };
   // Where headers of every second exchange arrive: a rank that has left the barrier may send those
   // of its next exchange to one that has not. One receive is always posted.
   struct Mailbox {
@@ -45,7 +40,6 @@ class UcxSparseExchange {
   void send_headers(std::span<const ByteSend> sends);
   void receive_headers();
   bool consensus();
-  void collect(ByteInbox& inbox);
   std::string missing() const;
 
   UcxWorker& worker_;
@@ -62,9 +56,8 @@ class UcxSparseExchange {
   std::byte answer_in_{};
   std::byte answer_out_{};
   Buffer<std::byte> outgoing_;  // headers and short data
-  std::vector<Message> messages_;
+  ArrivalList messages_;        // messages of one source arrive in the order they were sent
   std::vector<ByteSend> long_data_;
-  std::vector<ByteRecv> long_places_;
 };
 
 }  // namespace airmoe::comm
