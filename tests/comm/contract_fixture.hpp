@@ -4,16 +4,20 @@
 // arrive.
 
 #include <algorithm>
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
 
 #include "comm/base/error.hpp"
 #include "comm/communicator.hpp"
+#include "comm/delay_communicator.hpp"
+#include "comm/stats_communicator.hpp"
 #include "tests/support/mpi_test.hpp"
 
 namespace airmoe::comm {
@@ -32,6 +36,21 @@ inline std::ostream& operator<<(std::ostream& out, const Backend& b) {
 }
 inline std::string backend_name(const ::testing::TestParamInfo<Backend>& info) {
   return info.param.name;
+}
+
+/// Statistics over a rank that is late, over `inner`.
+inline std::shared_ptr<Communicator> decorated(std::shared_ptr<Communicator> inner) {
+  struct Stack {
+    explicit Stack(std::shared_ptr<Communicator> backend)
+        : inner(std::move(backend)),
+          delay(*inner, std::chrono::microseconds(inner->rank() == inner->size() / 2 ? 1500 : 0)),
+          stats(delay) {}
+    std::shared_ptr<Communicator> inner;
+    DelayCommunicator delay;
+    StatsCommunicator stats;
+  };
+  const auto stack = std::make_shared<Stack>(std::move(inner));
+  return {stack, &stack->stats};
 }
 
 /// Each test gets a new communicator, so that one that ended in an Error does no harm.

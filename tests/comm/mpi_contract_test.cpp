@@ -1,8 +1,6 @@
 // The MPI backend: as it is, with long messages cut into pieces, and under the decorators.
 
-#include "comm/delay_communicator.hpp"
 #include "comm/mpi_communicator.hpp"
-#include "comm/stats_communicator.hpp"
 #include "tests/comm/communicator_contract.hpp"
 
 namespace airmoe::comm {
@@ -16,19 +14,8 @@ std::shared_ptr<Communicator> make_in_pieces(double deadline_seconds) {
   return make_mpi_communicator({.deadline_seconds = deadline_seconds, .max_message_bytes = 1000});
 }
 
-/// Statistics over a rank that is late, over MPI.
 std::shared_ptr<Communicator> make_decorated(double deadline_seconds) {
-  struct Stack {
-    explicit Stack(double seconds)
-        : mpi(make_plain(seconds)),
-          delay(*mpi, std::chrono::microseconds(mpi->rank() == mpi->size() / 2 ? 1500 : 0)),
-          stats(delay) {}
-    std::shared_ptr<Communicator> mpi;
-    DelayCommunicator delay;
-    StatsCommunicator stats;
-  };
-  const auto stack = std::make_shared<Stack>(deadline_seconds);
-  return {stack, &stack->stats};
+  return decorated(make_plain(deadline_seconds));
 }
 
 const auto kBackends =

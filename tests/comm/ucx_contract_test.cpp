@@ -5,8 +5,6 @@
 
 #include <sys/socket.h>
 
-#include "comm/delay_communicator.hpp"
-#include "comm/stats_communicator.hpp"
 #include "comm/ucx_communicator.hpp"
 #include "tests/comm/communicator_contract.hpp"
 
@@ -26,19 +24,8 @@ std::shared_ptr<Communicator> make_as_nodes(double deadline_seconds) {
   return make_ucx_communicator({.deadline_seconds = deadline_seconds, .ranks_per_node = 1});
 }
 
-/// Statistics over a rank that is late, over UCX.
 std::shared_ptr<Communicator> make_decorated(double deadline_seconds) {
-  struct Stack {
-    explicit Stack(double seconds)
-        : ucx(make_plain(seconds)),
-          delay(*ucx, std::chrono::microseconds(ucx->rank() == ucx->size() / 2 ? 1500 : 0)),
-          stats(delay) {}
-    std::shared_ptr<Communicator> ucx;
-    DelayCommunicator delay;
-    StatsCommunicator stats;
-  };
-  const auto stack = std::make_shared<Stack>(deadline_seconds);
-  return {stack, &stack->stats};
+  return decorated(make_plain(deadline_seconds));
 }
 
 const auto kBackends =

@@ -41,10 +41,37 @@ int64_t sum_width(const TrafficShape& s, std::size_t taken, int64_t active) {
   return static_cast<int64_t>(taken) == active || s.sums == SumPrecision::f32 ? 4 : 8;
 }
 
+/// (rank, expert)
+using Copies = std::set<std::pair<int, int32_t>>;
+
+/// Of the experts that ranks selected in a micro-batch.
+void add_usage(Wire& wire, const Placement& placement, int u, const Copies& selected) {
+  for (const auto& [r, e] : selected) {
+    wire.add(Channel::usage_to_owner, u, r, placement.home[e], 8);
+    wire.add(Channel::usage_to_copy, u, placement.home[e], r, 4);
+  }
+}
+
+/// `held`: their unit centroids were fetched; `ever`: they were selected in some micro-batch.
+void add_copies(Wire& wire, const Placement& placement, const TrafficShape& s, const Copies& held,
+                const Copies& ever) {
+  const int64_t values = ((s.gated ? 3 : 2) * s.expert_dim + 1) * s.dim;
+  for (const auto& [r, e] : held) {
+    wire.add(Channel::copy_requests, 0, r, placement.home[e], 4);
+    wire.add(Channel::copy_values, 0, placement.home[e], r, 4 * s.dim);
+  }
+  for (const auto& [r, e] : ever) {  // the rest of those that are selected: a second exchange
+    wire.add(Channel::copy_requests, 1, r, placement.home[e], 4);
+    wire.add(Channel::copy_values, 1, placement.home[e], r, 4 * (values - s.dim));
+    const int64_t w = s.sums == SumPrecision::f32 ? 4 : 8;
+    wire.add(Channel::copy_gradients, 0, r, placement.home[e], 4 + values * w);
+  }
+}
+
 Wire naive_cover(const RoutingTrace& trace, const TokenSpread& spread, const Placement& placement,
                  const TrafficShape& s) {
   Wire wire;
-  std::set<std::pair<int, int32_t>> held, ever;
+  Copies held, ever;
   const auto scorer = [&](int v, int64_t g, int64_t j) -> int {
     return placement.candidate_rank.empty() ? placement.home[trace.lists[g * trace.length + j]]
                                             : placement.candidate_rank[v * trace.length + j];
@@ -59,7 +86,7 @@ Wire naive_cover(const RoutingTrace& trace, const TokenSpread& spread, const Pla
   const auto batches = batches_of(spread);
   for (int u = 0; u < spread.micro_batches(); ++u) {
     std::set<std::tuple<int, int, int>> segments;
-    std::set<std::pair<int, int32_t>> selected;
+    Copies selected;
     for (int h = 0; h < spread.ranks(); ++h) {
       for (int64_t g = 0; g < trace.codewords(); ++g) {
         std::vector<int64_t> mine;
@@ -101,23 +128,10 @@ Wire naive_cover(const RoutingTrace& trace, const TokenSpread& spread, const Pla
       }
     }
     for (const auto& [h, r, v] : segments) wire.add(Channel::metadata, u, h, r, 8);
-    for (const auto& [r, e] : selected) {
-      ever.insert({r, e});
-      wire.add(Channel::usage_to_owner, u, r, placement.home[e], 8);
-      wire.add(Channel::usage_to_copy, u, placement.home[e], r, 4);
-    }
+    add_usage(wire, placement, u, selected);
+    ever.insert(selected.begin(), selected.end());
   }
-  const int64_t values = ((s.gated ? 3 : 2) * s.expert_dim + 1) * s.dim;
-  for (const auto& [r, e] : held) {
-    wire.add(Channel::copy_requests, 0, r, placement.home[e], 4);
-    wire.add(Channel::copy_values, 0, placement.home[e], r, 4 * s.dim);
-  }
-  for (const auto& [r, e] : ever) {  // the rest of those that are selected: a second exchange
-    wire.add(Channel::copy_requests, 1, r, placement.home[e], 4);
-    wire.add(Channel::copy_values, 1, placement.home[e], r, 4 * (values - s.dim));
-    const int64_t w = s.sums == SumPrecision::f32 ? 4 : 8;
-    wire.add(Channel::copy_gradients, 0, r, placement.home[e], 4 + values * w);
-  }
+  add_copies(wire, placement, s, held, ever);
   return wire;
 }
 
@@ -126,30 +140,17 @@ Wire naive_gather(const RoutingTrace& trace, const TokenSpread& spread, const Pl
   // A part per home rank would do: tokens stay, their lists come.
   Wire wire;
   const auto batches = batches_of(spread);
-  std::set<std::pair<int, int32_t>> held, ever;
+  Copies held, ever;
   for (int u = 0; u < spread.micro_batches(); ++u) {
-    std::set<std::pair<int, int32_t>> selected;
+    Copies selected;
     for (const Token& token : batches[u]) {
       for (const int32_t e : trace.list(trace.codeword[token.id])) held.insert({token.home, e});
       for (const int32_t e : trace.selected(token.id)) selected.insert({token.home, e});
     }
-    for (const auto& [r, e] : selected) {
-      ever.insert({r, e});
-      wire.add(Channel::usage_to_owner, u, r, placement.home[e], 8);
-      wire.add(Channel::usage_to_copy, u, placement.home[e], r, 4);
-    }
+    add_usage(wire, placement, u, selected);
+    ever.insert(selected.begin(), selected.end());
   }
-  const int64_t values = ((s.gated ? 3 : 2) * s.expert_dim + 1) * s.dim;
-  for (const auto& [r, e] : held) {
-    wire.add(Channel::copy_requests, 0, r, placement.home[e], 4);
-    wire.add(Channel::copy_values, 0, placement.home[e], r, 4 * s.dim);
-  }
-  for (const auto& [r, e] : ever) {  // the rest of those that are selected: a second exchange
-    wire.add(Channel::copy_requests, 1, r, placement.home[e], 4);
-    wire.add(Channel::copy_values, 1, placement.home[e], r, 4 * (values - s.dim));
-    const int64_t w = s.sums == SumPrecision::f32 ? 4 : 8;
-    wire.add(Channel::copy_gradients, 0, r, placement.home[e], 4 + values * w);
-  }
+  add_copies(wire, placement, s, held, ever);
   return wire;
 }
 

@@ -161,6 +161,23 @@ TEST_P(DeviceContract, ExchangesRaggedCounts) {
   for (std::size_t i = 0; i < results.size(); ++i) EXPECT_EQ(on_host(results[i]), expected[i]);
 }
 
+TEST_P(DeviceContract, LeavesItsOwnPartIfAsked) {
+  std::vector<int64_t> send_counts, recv_counts;
+  std::vector<int32_t> send, expected;
+  for (int r = 0; r < size_; ++r) {
+    send_counts.push_back(r == rank_ ? 5 : count_of(rank_, r, 10));
+    recv_counts.push_back(r == rank_ ? 5 : count_of(r, rank_, 10));
+    for (int64_t i = 0; i < send_counts[r]; ++i) send.push_back(value(rank_, r, i));
+    for (int64_t i = 0; i < recv_counts[r]; ++i) {
+      expected.push_back(r == rank_ ? -1 : value(r, rank_, i));
+    }
+  }
+  const DeviceBuffer<int32_t> source = on_device(send);
+  DeviceBuffer<int32_t> received = on_device(std::vector<int32_t>(expected.size(), -1));
+  comm_->all_to_all_v(source.data(), send_counts, received.data(), recv_counts, *stream_, false);
+  EXPECT_EQ(on_host(received), expected);
+}
+
 // Rows of a table go to ranks by plan, some to several and some twice, and an answer to each comes
 // back. Widths of 2, 6, 16 and 256 bytes.
 TEST_P(DeviceContract, SendsRowsByPlanAndReturnsAnswers) {
