@@ -1,6 +1,6 @@
 #pragma once
 // The k-th largest of a set of keys with one block: radix selection on the bits in which the keys
-// differ, eleven at a time.
+// differ, eleven at a time, until few are left, which are compared with each other.
 
 #include <cstdint>
 
@@ -17,7 +17,8 @@ struct Cut {
 template <int kThreads>
 class BlockSelect {
   static constexpr int kDigitBits = 11, kBins = 1 << kDigitBits, kPerThread = kBins / kThreads;
-  static_assert(kBins % kThreads == 0);
+  static constexpr uint32_t kFew = 64;
+  static_assert(kBins % kThreads == 0 && kFew <= kThreads);
   using Scan = cub::BlockScan<uint32_t, kThreads>;
 
  public:
@@ -26,20 +27,29 @@ class BlockSelect {
     typename Scan::TempStorage scan;
     uint32_t low, high;
     uint32_t bin, above, inside;
+    uint32_t few[kFew], found;
+    Cut cut;
   };
 
   /// key_at(i), i < count, is read once per pass. 1 <= k <= count. All threads of the block; all
-  /// get the result.
+  /// get the result, after which a barrier must come before `shared` is used again.
   template <class KeyAt>
   static __device__ Cut kth_largest(const KeyAt& key_at, int count, uint32_t k, Shared& shared) {
+    return kth_largest(key_at, key_at, count, k, shared);
+  }
+  /// The same with another way to read a key for the first time.
+  template <class FirstKeyAt, class KeyAt>
+  static __device__ Cut kth_largest(const FirstKeyAt& first_key_at, const KeyAt& key_at, int count,
+                                    uint32_t k, Shared& shared) {
     if (threadIdx.x == 0) {
       shared.low = 0xFFFFFFFFu;
       shared.high = 0;
     }
     __syncthreads();
     uint32_t low = 0xFFFFFFFFu, high = 0;
+#pragma unroll 4
     for (int i = threadIdx.x; i < count; i += kThreads) {
-      const uint32_t key = key_at(i);
+      const uint32_t key = first_key_at(i);
       low = min(low, key);
       high = max(high, key);
     }
@@ -67,11 +77,39 @@ class BlockSelect {
       find_bin(k, shared);
       k -= shared.above;
       prefix = prefix << width | shared.bin;
-      const bool whole = shared.inside == k;
+      const uint32_t inside = shared.inside;
       __syncthreads();
-      if (whole) return {low + (prefix << bits), 0xFFFFFFFFu};
+      if (inside == k) return {low + (prefix << bits), 0xFFFFFFFFu};
+      if (bits > 0 && inside <= kFew) {
+        const auto taken = [&](uint32_t key) { return (key - low) >> bits == prefix; };
+        return kth_of_few(key_at, taken, count, inside, k, shared);
+      }
     }
     return {low + prefix, k};
+  }
+
+  /// The k-th largest of the `few` keys that are `taken`.
+  template <class KeyAt, class Taken>
+  static __device__ Cut kth_of_few(const KeyAt& key_at, const Taken& taken, int count, uint32_t few,
+                                   uint32_t k, Shared& shared) {
+    if (threadIdx.x == 0) shared.found = 0;
+    __syncthreads();
+    for (int i = threadIdx.x; i < count; i += kThreads) {
+      const uint32_t key = key_at(i);
+      if (taken(key)) shared.few[atomicAdd(&shared.found, 1u)] = key;
+    }
+    __syncthreads();
+    if (threadIdx.x < few) {
+      const uint32_t mine = shared.few[threadIdx.x];
+      uint32_t above = 0, equal = 0;
+      for (uint32_t i = 0; i < few; ++i) {
+        above += shared.few[i] > mine ? 1 : 0;
+        equal += shared.few[i] == mine ? 1 : 0;
+      }
+      if (above < k && k <= above + equal) shared.cut = {mine, k - above};  // equal keys agree
+    }
+    __syncthreads();
+    return shared.cut;
   }
 
   /// The largest bin such that it and those above it hold at least k. A barrier follows the

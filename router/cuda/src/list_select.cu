@@ -106,13 +106,13 @@ __device__ __forceinline__ void write_list(int row, int codeword, int count, con
   const Candidate* mine = task.candidates + row * task.row_elements;
   const auto length = static_cast<uint32_t>(shape.length);
   uint32_t* keys = bitmap + 2 * bitmap_words(shape.experts);
-  if (keep) {
-#pragma unroll 4
-    for (int i = threadIdx.x; i < count; i += kThreads) keys[i] = order_key(mine[i].score);
-    __syncthreads();
-  }
+  const auto first_key_at = [&](int i) {
+    const uint32_t key = order_key(mine[i].score);
+    if (keep) keys[i] = key;
+    return key;
+  };
   const auto key_at = [&](int i) { return keep ? keys[i] : order_key(mine[i].score); };
-  const Cut cut = Select::kth_largest(key_at, count, length, shared.select);
+  const Cut cut = Select::kth_largest(first_key_at, key_at, count, length, shared.select);
   if (threadIdx.x == 0) {
     threshold[codeword] =
         moved_threshold(threshold[codeword], score_of_key(cut.key), static_cast<float>(count),
