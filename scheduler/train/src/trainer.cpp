@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <cstdio>
 #include <filesystem>
 
 #include <sys/stat.h>
@@ -26,6 +27,22 @@ bool same_directory(const std::string& a, const std::string& b) {
   return fs::weakly_canonical(a, ignored) == fs::weakly_canonical(b, ignored);
 }
 
+// On a cold disk this takes seconds, before there is anything to say.
+Corpus open_corpus(const comm::Communicator& comm, const TrainConfig& config,
+                   const RunOptions& options) {
+  struct Notice {
+    explicit Notice(bool show) : shown(show) {
+      if (shown) std::fputs("\r\033[Kreading the data", stderr);
+    }
+    ~Notice() {
+      if (shown) std::fputs("\r\033[K", stderr);
+    }
+    const bool shown;
+  };
+  const Notice notice(options.show_progress && comm.rank() == 0);
+  return Corpus::open({config.data, config.data_max_bytes, config.token_type});
+}
+
 // Fills in what only the data knows, then checks everything before anything is built.
 TrainConfig resolved(TrainConfig config, const Corpus& corpus) {
   if (config.model.vocab == 0) config.model.vocab = corpus.natural_vocab();
@@ -47,7 +64,7 @@ Trainer::Trainer(comm::Communicator& comm, const TrainConfig& given, const RunOp
                  const std::optional<OpenedCheckpoint>& resume)
     : comm_(comm),
       options_(options),
-      corpus_(Corpus::open({given.data, given.data_max_bytes, given.token_type})),
+      corpus_(open_corpus(comm, given, options)),
       config_(resolved(given, corpus_)),
       schedule_(config_.learning_rate_schedule()),
       trace_steps_(config_.trace_steps.begin(), config_.trace_steps.end()) {
