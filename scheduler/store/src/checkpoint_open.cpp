@@ -37,7 +37,7 @@ std::vector<std::string> candidates(comm::Communicator& comm, const std::string&
       lines = fmt::format("{}\n", path);
       return;
     }
-    lines = "\n";
+    lines = '\n';
     for (const auto& file : resume_order(path)) lines += file.path + "\n";
     if (lines.size() == 1) {
       fail(ExitCode::bad_data, "checkpoint directory {}: holds no checkpoint (step-*.h5)", path);
