@@ -9,7 +9,7 @@ import time
 import h5py
 
 import train_runs
-from train_runs import SECONDS_FOR_A_RUN, Run, TrainTest, command
+from train_runs import SECONDS_FOR_A_RUN, Run, TrainTest, command, in_parallel
 
 SAVED_ON_SIGNAL, WATCHDOG = 85, 86
 OPTIONS = ["--lr", 0.01, "--schedule-steps", 1000, "--eval-every", 7]
@@ -87,9 +87,10 @@ class Signals(TrainTest):
 
     def check_resume(self, ranks, name, step):
         """Three more steps are those of a run that nobody stopped."""
-        resumed = self.start(ranks, name, "--resume", "auto", "--steps", step + 3, *OPTIONS)
+        resumed, straight = in_parallel([
+            lambda: self.start(ranks, name, "--resume", "auto", "--steps", step + 3, *OPTIONS),
+            lambda: self.train(ranks, name + "-straight", "--steps", step + 3, *OPTIONS)])
         self.assertEqual(resumed.code, 0, resumed)
-        straight = self.train(ranks, name + "-straight", "--steps", step + 3, *OPTIONS)
         self.assertEqual(resumed.losses(), straight.losses())
         self.assert_same_file(resumed.checkpoint(step + 3), straight.checkpoint(step + 3))
 
@@ -143,9 +144,11 @@ class Signals(TrainTest):
 
     def test_stopped_rank(self):
         """A rank that does not answer: the others end, and with them the run."""
-        for i in (0, 2):
-            run = self.interrupt(3, f"hang{i}", lambda _, pids, i=i: os.kill(pids[i], signal.SIGSTOP),
-                                 "--deadline", 2)
+        runs = in_parallel([
+            lambda i=i: self.interrupt(
+                3, f"hang{i}", lambda _, pids: os.kill(pids[i], signal.SIGSTOP), "--deadline", 2)
+            for i in (0, 2)])
+        for run in runs:
             self.assertEqual(run.code, WATCHDOG, run)
             self.assertIn("no answer from", run.our_lines()[0])
             self.assertIn("within 2", run.our_lines()[0])
