@@ -1,6 +1,7 @@
 #include "scheduler/cuda/src/cublas_lt.hpp"
 
 #include <string>
+#include <type_traits>
 
 #include <dlfcn.h>
 
