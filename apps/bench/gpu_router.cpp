@@ -124,6 +124,9 @@ nlohmann::json bench(const RouterOptions& o) {
   run("list rebuild with jitter", [&](int64_t i) {
     lists.rebuild(codebook.compute(), unit.data(), noise(Purpose::jitter_shortlist, i), stream);
   });
+  const router::cuda::ListSearches searches = lists.searches(stream);
+  fmt::print("  lists searched a second time {}, of them exhaustively {}\n", searches.second,
+             searches.exhaustive);
   run("project to sphere", [&](int64_t) {
     router::cuda::project_to_sphere(centroid.data(), e, d, unit.data(), inverse_norm.data(),
                                     stream);
@@ -165,6 +168,8 @@ nlohmann::json bench(const RouterOptions& o) {
           {"dim", d},
           {"compute_type", o.type},
           {"largest_codeword_tokens", largest},
+          {"lists_searched_again", searches.second},
+          {"lists_searched_exhaustively", searches.exhaustive},
           {"empty_codewords", empty},
           {"codebook_batches", o.batches},
           {"lists", overlap},

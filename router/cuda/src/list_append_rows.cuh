@@ -101,7 +101,7 @@ class ThreadRows {
  private:
   /// Adds jitter to the eight scores of row h of which a draw can lift one to the threshold, in so
   /// far as this draw may, or which are above it. The test is a bound of the tail of the normal
-  /// distribution, 2 (1 - Phi(x)) <= (1 - x / 5.02)^4, which spares nine tenths of the table's
+  /// distribution, 2 (1 - Phi(x)) <= (1 - x / 5.02)^4, which spares most of the table's
   /// reads.
   __device__ __forceinline__ void add_jitter(float (&s0)[4], float (&s1)[4], float (&s2)[4],
                                              float (&s3)[4], int h, int first_expert,
