@@ -23,5 +23,6 @@ ExitCode run_router(int argc, char** argv);
 ExitCode run_exchange_gpu(int argc, char** argv);
 ExitCode run_layer_gpu(int argc, char** argv);
 ExitCode run_trunk_gpu(int argc, char** argv);
+ExitCode run_attention(int argc, char** argv);
 
 }  // namespace airmoe::bench

@@ -31,6 +31,7 @@ constexpr Command kCommands[] = {
      run_exchange_gpu},
     {"layer-gpu", "the MoE layer on a CUDA device, forward and backward", run_layer_gpu},
     {"trunk-gpu", "the trunk on a CUDA device, in whole and part by part", run_trunk_gpu},
+    {"attention", "causal attention on a CUDA device, forward and backward", run_attention},
 #endif
 };
 
