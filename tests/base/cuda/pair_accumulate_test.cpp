@@ -120,8 +120,8 @@ void expect_exact_sums(const RoutedShape& shape, int64_t d, const std::vector<in
   AccumulateWorkspace workspace;
   WrittenRows written;
   if (some_written) written = {device_number.data(), kNow};
-  for (const PairGroups& slice : grouping.slices()) {
-    accumulate_pairs<T>(slice, terms, d, workspace, stream, written);
+  for (const PairGroups& groups : grouping.slices()) {
+    accumulate_pairs<T>(groups, terms, d, workspace, stream, written);
   }
   for (std::size_t i = 0; i < units.size(); ++i) {
     EXPECT_EQ(from_device(gradient[i], stream), expected[i]) << "term " << i;
