@@ -81,14 +81,14 @@ measure() {
   "$@" 2>&1 | tee "$output/$name.log" || failed+=("$name")
 }
 
-million=(--dim 1024 --experts 1048576 --shortlist 4096 --codewords 4096)
+million=(--dim 1024 --experts 1048576 --shortlist 4096 --codewords 4096 --clusters 4096)
 bench=$build/apps/airmoe-bench train=$build/apps/airmoe-train
 if wanted benchmarks; then
   rm -f "$output"/states-*.npy
   measure router "$bench" router --export "$output/states" --json "$output/router.json"
   for centroids in clustered normal; do
     measure million-router-$centroids "$bench" router "${million[@]}" --centroids "$centroids" \
-      --codebook-batches 8 --json "$output/million-router-$centroids.json"
+      --cluster-groups 32 --codebook-batches 8 --json "$output/million-router-$centroids.json"
   done
   measure layer "$bench" layer-gpu --json "$output/layer.json"
   for batch in 8 32; do

@@ -26,7 +26,8 @@ using cuda::DeviceBuffer;
 
 struct RouterOptions {
   int64_t tokens = 8192, clusters = 512, experts = 65536, active = 512, shortlist = 2048;
-  int64_t codewords = 512, dim = 256, repetitions = 30, warm_up = 5, seed = 1, batches = 0;
+  int64_t codewords = 512, dim = 256, repetitions = 30, warm_up = 5, seed = 1, batches = 0,
+          groups = 0;
   std::string type = "bf16", centroids = "normal", json, export_to;
 };
 
@@ -37,11 +38,11 @@ nlohmann::json bench(const RouterOptions& o) {
   const int64_t n = o.tokens, d = o.dim, e = o.experts;
   const auto seed = static_cast<uint64_t>(o.seed);
   // The last batch is timed; the codebook follows those before it.
-  const Buffer<float> all = clustered_states(seed, (o.batches + 1) * n, d, o.clusters);
+  const Buffer<float> all = clustered_states(seed, (o.batches + 1) * n, d, o.clusters, o.groups);
   const auto states = all.span().subspan(o.batches * n * d);
   Buffer<float> centroids;
   if (o.centroids == "clustered") {
-    centroids = clustered_centroids(seed, e, d, o.clusters);
+    centroids = clustered_centroids(seed, e, d, o.clusters, o.groups);
   } else {
     centroids = Buffer<float>(e * d);
     fill_normal_parallel(centroids.span(), seed, 10, 1.0f / std::sqrt(static_cast<float>(d)));
@@ -161,6 +162,7 @@ nlohmann::json bench(const RouterOptions& o) {
           {"device", device_json()},
           {"tokens", n},
           {"clusters", o.clusters},
+          {"cluster_groups", o.groups},
           {"experts", e},
           {"active", o.active},
           {"shortlist", o.shortlist},
@@ -192,6 +194,8 @@ ExitCode run_router(int argc, char** argv) {
   add_count(options, "repetitions", o.repetitions, 1, "timed repetitions");
   add_count(options, "warm-up", o.warm_up, 0, "repetitions before those");
   add_count(options, "seed", o.seed, 0, "seed of the random data");
+  add_count(options, "cluster-groups", o.groups, 0,
+            "groups of similar clusters; 0: clusters have nothing in common");
   add_count(options, "codebook-batches", o.batches, 0,
             "batches of tokens that the codebook follows; 0: the timed tokens themselves");
   namespace po = boost::program_options;

@@ -55,16 +55,22 @@ void fill_normal_parallel(std::span<float> out, uint64_t seed, uint32_t array, f
 namespace {
 
 // The same for states and centroids. Shape: [clusters, d]
-Buffer<float> cluster_centres(uint64_t seed, int64_t dim, int64_t clusters) {
-  Buffer<float> centres(clusters * dim);
-  fill_normal_parallel(centres.span(), seed, 1, 1.0f);
+Buffer<float> cluster_centres(uint64_t seed, int64_t dim, int64_t clusters, int64_t groups) {
+  Buffer<float> centres(clusters * dim), common(groups * dim);
+  fill_normal_parallel(centres.span(), seed, 1, groups > 0 ? std::sqrt(0.2f) : 1.0f);
+  if (groups == 0) return centres;
+  fill_normal_parallel(common.span(), seed, 12, std::sqrt(0.8f));
+  for (int64_t c = 0; c < clusters; ++c) {
+    for (int64_t k = 0; k < dim; ++k) centres[c * dim + k] += common[c % groups * dim + k];
+  }
   return centres;
 }
 
 }  // namespace
 
-Buffer<float> clustered_states(uint64_t seed, int64_t count, int64_t dim, int64_t clusters) {
-  const Buffer<float> centres = cluster_centres(seed, dim, clusters);
+Buffer<float> clustered_states(uint64_t seed, int64_t count, int64_t dim, int64_t clusters,
+                               int64_t groups) {
+  const Buffer<float> centres = cluster_centres(seed, dim, clusters, groups);
   Buffer<float> states(count * dim);
   fill_normal_parallel(states.span(), seed, 2, 0.75f);
   std::vector<double> cumulative(static_cast<std::size_t>(clusters));
@@ -91,9 +97,10 @@ Buffer<float> clustered_states(uint64_t seed, int64_t count, int64_t dim, int64_
   return states;
 }
 
-Buffer<float> clustered_centroids(uint64_t seed, int64_t count, int64_t dim, int64_t clusters) {
+Buffer<float> clustered_centroids(uint64_t seed, int64_t count, int64_t dim, int64_t clusters,
+                                  int64_t groups) {
   constexpr float kCloseness = 0.35f;
-  const Buffer<float> centres = cluster_centres(seed, dim, clusters);
+  const Buffer<float> centres = cluster_centres(seed, dim, clusters, groups);
   Buffer<float> centroids(count * dim);
   fill_normal_parallel(centroids.span(), seed, 10, 1.0f);
   const RandomStream pick(seed, Purpose::test_data, 11);

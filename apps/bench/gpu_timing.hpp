@@ -36,11 +36,14 @@ void fill_normal_parallel(std::span<float> out, uint64_t seed, uint32_t array, f
 
 /// Tokens as a trained RMSNorm leaves them: |h| = sqrt(d), around cluster centres whose popularity
 /// follows a Zipf law with exponent 1/2 (cosine to the centre about 0.8). Shape: [count, d]
-Buffer<float> clustered_states(uint64_t seed, int64_t count, int64_t dim, int64_t clusters);
+/// @param groups  0: centres are independent; else as many groups of centres whose cosine is 0.8
+Buffer<float> clustered_states(uint64_t seed, int64_t count, int64_t dim, int64_t clusters,
+                               int64_t groups = 0);
 
 /// Centroids of experts that have been trained on such states: each is around the centre of one
 /// cluster, cosine about 1/3, every centre has about as many. Shape: [count, d]
-Buffer<float> clustered_centroids(uint64_t seed, int64_t count, int64_t dim, int64_t clusters);
+Buffer<float> clustered_centroids(uint64_t seed, int64_t count, int64_t dim, int64_t clusters,
+                                  int64_t groups = 0);
 
 /// Writes a row-major array as a NumPy file. T: float or int32_t. Throws Error(ExitCode::io).
 template <class T>
