@@ -34,6 +34,7 @@ function(airmoe_library name)
   set_target_properties(${target} PROPERTIES EXPORT_NAME ${name} POSITION_INDEPENDENT_CODE ON)
   target_sources(${target} PUBLIC FILE_SET HEADERS BASE_DIRS "${PROJECT_SOURCE_DIR}" FILES ${headers})
   target_compile_features(${target} PUBLIC cxx_std_20)
+  target_precompile_headers(${target} PRIVATE ${AIRMOE_COMMON_HEADERS})
   airmoe_cuda_sources(${name})
   target_link_libraries(${target} PUBLIC ${L_PUBLIC} PRIVATE ${L_PRIVATE} $<BUILD_INTERFACE:airmoe::warnings>)
   install(TARGETS ${target} EXPORT airmoe-targets
