@@ -36,28 +36,6 @@ cuda::DeviceBuffer<T> normal_numbers(int64_t count, uint64_t seed, uint32_t arra
   return on_device;
 }
 
-/// Graphs of one call, so that launches cost what they do in a captured step.
-class Captured {
- public:
-  Captured(const cuda::Stream& stream, const std::function<void()>& body) : stream_(stream) {
-    body();  // buffers grow
-    AIRMOE_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-    body();
-    cudaGraph_t graph = nullptr;
-    AIRMOE_CUDA(cudaStreamEndCapture(stream, &graph));
-    AIRMOE_CUDA(cudaGraphInstantiate(&graph_, graph, 0));
-    AIRMOE_CUDA(cudaGraphDestroy(graph));
-  }
-  ~Captured() { cudaGraphExecDestroy(graph_); }
-  Captured(const Captured&) = delete;
-  Captured& operator=(const Captured&) = delete;
-  void run() const { AIRMOE_CUDA(cudaGraphLaunch(graph_, stream_)); }
-
- private:
-  const cuda::Stream& stream_;
-  cudaGraphExec_t graph_ = nullptr;
-};
-
 template <class T>
 nlohmann::json measure(const AttentionOptions& o) {
   const AttentionShape& s = o.shape;
@@ -72,21 +50,25 @@ nlohmann::json measure(const AttentionOptions& o) {
   AttentionWorkspace workspace;
   const T* q = qkv.data();
   T* d_q = d_qkv.data();
-  const Captured forward(stream, [&] {
+  const auto run_forward = [&] {
     causal_attention_forward(s, q, q + columns, q + columns + kv, ld, ld, ld, out.data(),
                              log_sum.data(), workspace, stream);
-  });
-  const Captured backward(stream, [&] {
+  };
+  const auto run_backward = [&] {
     causal_attention_backward(s, q, q + columns, q + columns + kv, ld, ld, ld, out.data(),
                               log_sum.data(), d_out.data(), d_q, d_q + columns, d_q + columns + kv,
                               ld, ld, ld, workspace, stream);
-  });
+  };
+  run_forward();  // buffers grow
+  run_backward();
+  // So that launches cost what they do in a captured step.
+  const CapturedCall forward(stream, run_forward), backward(stream, run_backward);
   DeviceTimer timer(stream, o.warm_up, o.repetitions);
   // Two products of which causality leaves half; the backward's arithmetic is taken as five.
   const auto pairs = static_cast<double>(rows) * static_cast<double>(s.context) / 2;
   const double product = 2.0 * pairs * static_cast<double>(columns);
   nlohmann::json results;
-  const auto run = [&](const char* name, double flops, const Captured& work) {
+  const auto run = [&](const char* name, double flops, const CapturedCall& work) {
     const DeviceTiming t = timer.measure([&](int64_t) { work.run(); });
     results[name] = {{"median_ms", t.median}, {"least_ms", t.least}, {"flops", flops}};
     fmt::print("  {:<10}{:>10.4f} ms{:>8.0f} TFLOP/s\n", name, t.median, flops / t.median * 1e-9);

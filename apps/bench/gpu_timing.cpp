@@ -37,6 +37,24 @@ DeviceTiming DeviceTimer::measure(const std::function<void(int64_t)>& body) {
   return t;
 }
 
+CapturedCall::CapturedCall(const cuda::Stream& stream, const std::function<void()>& body)
+    : stream_(stream) {
+  AIRMOE_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  body();
+  cudaGraph_t graph = nullptr;
+  AIRMOE_CUDA(cudaStreamEndCapture(stream, &graph));
+  AIRMOE_CUDA(cudaGraphInstantiate(&graph_, graph, 0));
+  AIRMOE_CUDA(cudaGraphDestroy(graph));
+}
+
+CapturedCall::~CapturedCall() {
+  cudaGraphExecDestroy(graph_);
+}
+
+void CapturedCall::run() const {
+  AIRMOE_CUDA(cudaGraphLaunch(graph_, stream_));
+}
+
 void fill_normal_parallel(std::span<float> out, uint64_t seed, uint32_t array, float stddev) {
   const RandomStream stream(seed, Purpose::test_data, array);
   const auto threads = static_cast<int64_t>(std::max(1u, std::thread::hardware_concurrency()));

@@ -31,6 +31,20 @@ class DeviceTimer {
   cuda::Event start_{true}, end_{true};
 };
 
+/// What `body` launches on `stream`, as a CUDA graph. It must not allocate: call it once before.
+class CapturedCall {
+ public:
+  CapturedCall(const cuda::Stream& stream, const std::function<void()>& body);
+  ~CapturedCall();
+  CapturedCall(const CapturedCall&) = delete;
+  CapturedCall& operator=(const CapturedCall&) = delete;
+  void run() const;
+
+ private:
+  const cuda::Stream& stream_;
+  cudaGraphExec_t graph_ = nullptr;
+};
+
 /// Fills out with N(0, stddev^2) by all processor cores; the same for any number of them.
 void fill_normal_parallel(std::span<float> out, uint64_t seed, uint32_t array, float stddev);
 

@@ -181,16 +181,9 @@ nlohmann::json bench(const GpuTrunkOptions& o) {
     trunk.forward_loss(tokens.data(), targets.data(), o.sequences, loss.data(), stream);
   });
   results.run("forward and backward", 1, forward_backward);
-  cudaGraph_t graph = nullptr;
-  cudaGraphExec_t captured = nullptr;
-  AIRMOE_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-  forward_backward();
-  AIRMOE_CUDA(cudaStreamEndCapture(stream, &graph));
-  AIRMOE_CUDA(cudaGraphInstantiate(&captured, graph, 0));
-  const double milliseconds = results.run("forward and backward as a CUDA graph", 1,
-                                          [&] { AIRMOE_CUDA(cudaGraphLaunch(captured, stream)); });
-  AIRMOE_CUDA(cudaGraphExecDestroy(captured));
-  AIRMOE_CUDA(cudaGraphDestroy(graph));
+  const CapturedCall captured(stream, forward_backward);
+  const double milliseconds =
+      results.run("forward and backward as a CUDA graph", 1, [&] { captured.run(); });
   fmt::print("  {:.0f} tokens/s as a graph\n", 1e3 * static_cast<double>(n) / milliseconds);
 
   GradientNormWorkspace norm;

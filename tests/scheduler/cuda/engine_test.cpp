@@ -12,6 +12,7 @@
 #include "scheduler/cuda/token_exchange.hpp"
 #include "scheduler/train/cuda_engine.hpp"
 #include "scheduler/train/host_engine.hpp"
+#include "tests/scheduler/cuda/device_model.hpp"
 #include "tests/support/mpi_test.hpp"
 
 namespace airmoe::test {
@@ -27,51 +28,11 @@ using scheduler::TrainConfig;
 constexpr uint64_t kSeed = 3;
 
 TrainConfig small_config() {
-  TrainConfig c;
-  c.model.layers = 3;
-  c.model.dim = 64;
-  c.model.heads = 2;
-  c.model.kv_heads = 1;
-  c.model.ffn_dim = 128;
-  c.model.context = 64;
-  c.model.vocab = 96;
-  c.model.moe_layers = {1};
-  c.model.experts = 1536;
-  c.model.active = 32;
-  c.model.codewords = 16;
-  c.model.shortlist = 128;
-  c.batch = 8;
-  c.seed = kSeed;
+  TrainConfig c = small_model(3, 64, kSeed);
   c.exchange.exchange = scheduler::Exchange::cover;
   c.exchange.copy_budget = 1;
   c.exchange.move_homes = false;
   return c;
-}
-
-bool no_device() {
-  std::string reason;
-  if (cuda::device_count(&reason) > 0) return false;
-  std::printf("skipped: %s\n", reason.c_str());
-  return true;
-}
-
-struct Batch {
-  std::vector<int32_t> tokens, targets;
-};
-
-// Sequences with structure: a walk whose step depends on the position's cluster.
-Batch make_batch(const TrainConfig& c, int64_t step) {
-  const RandomStream random(7, Purpose::test_data, static_cast<uint32_t>(step));
-  Batch b;
-  const int64_t n = c.batch * c.model.context;
-  int32_t token = 0;
-  for (int64_t i = 0; i <= n; ++i) {
-    const auto draw = static_cast<int32_t>(random.uniform(static_cast<uint64_t>(i)) * 4);
-    token = static_cast<int32_t>((token * 5 + 17 + draw) % c.model.vocab);
-    if (i < n) b.tokens.push_back(token);
-    if (i > 0) b.targets.push_back(token);
-  }
-  return b;
 }
 
 // This rank's sequences.
@@ -80,7 +41,7 @@ BlockPartition sequences(const TrainConfig& c) {
 }
 
 Batch mine(const TrainConfig& c, int64_t step) {
-  const Batch all = make_batch(c, step);
+  const Batch all = walk(c.batch * c.model.context, c.model.vocab, step);
   const int64_t first = sequences(c).begin(world().rank()) * c.model.context;
   const int64_t n = sequences(c).size(world().rank()) * c.model.context;
   const auto part = [&](const std::vector<int32_t>& x) {

@@ -119,34 +119,43 @@ struct OnDevice {
     return to;
   }
 
+  // Of this layer and the host's, which must have the same micro-batch.
+  void forward_both(MoeLayer& host, const RoutingRecord& input, const MicroBatch& batch) {
+    const int64_t n = input.tokens, d = host.config().dim;
+    host_out.ensure(n * d);
+    host.begin_micro_batch(batch);
+    host.forward({input.hidden.data(), n, d}, {host_out.data(), n, d});
+    host.capture(host_record);
+    layer.begin_micro_batch(batch);
+    layer.forward(hidden.data(), n, out.data(), stream);
+    layer.capture(record, stream);
+  }
+
   cuda::Stream stream;
   DeviceParameters<T> parameters;
   cuda::JitterTable jitter;
   DeviceMoeLayer<T> layer;
   cuda::DeviceBuffer<T> hidden, d_out;
   cuda::DeviceBuffer<float> out, d_hidden;
+  Buffer<float> host_out;
+  RoutingRecord host_record, record;
 };
 
 TEST_P(DeviceMoeLayerTest, F32SelectsTheHostsExpertsAndAddsUpTheSame) {
   const int64_t n = count(), d = config.model.dim, k = config.model.active;
   OnDevice<float> device(host(), model->parameters(), trained, d_out, GetParam().path);
-  Buffer<float> out(n * d), d_hidden(n * d);
+  Buffer<float> d_hidden(n * d);
   for (int64_t index = 0; index < 2; ++index) {  // new lists, then kept ones
     MicroBatch batch = micro_batch(kSteps + 1);
     batch.index = static_cast<uint32_t>(index);
     batch.count = 2;
-    host().begin_micro_batch(batch);
-    host().forward({trained.hidden.data(), n, d}, {out.data(), n, d});
-    device.layer.begin_micro_batch(batch);
-    device.layer.forward(device.hidden.data(), n, device.out.data(), device.stream);
-    RoutingRecord a, b;
-    host().capture(a);
-    device.layer.capture(b, device.stream);
+    device.forward_both(host(), trained, batch);
+    const RoutingRecord &a = device.host_record, &b = device.record;
     EXPECT_TRUE(std::equal(a.codeword.begin(), a.codeword.end(), b.codeword.begin()));
     EXPECT_TRUE(std::equal(a.expert.begin(), a.expert.end(), b.expert.begin()));
     EXPECT_LT(relative_error(a.gate.span(), b.gate.span()), 1e-6);
     EXPECT_LT(relative_error(a.log_sum_exp.span(), b.log_sum_exp.span()), 1e-6);
-    EXPECT_LT(relative_error(out.span(), device.read(device.out.data(), n * d)), 1e-5);
+    EXPECT_LT(relative_error(device.host_out.span(), device.read(device.out.data(), n * d)), 1e-5);
     ASSERT_EQ(b.expert.size(), n * k);
 
     host().backward({d_out.data(), n, d}, {d_hidden.data(), n, d});
@@ -166,15 +175,8 @@ TEST_P(DeviceMoeLayerTest, F32SelectsTheHostsExpertsAndAddsUpTheSame) {
 TEST_P(DeviceMoeLayerTest, Bf16StaysWithinItsRounding) {
   const int64_t n = count(), d = config.model.dim, k = config.model.active;
   OnDevice<__nv_bfloat16> device(host(), model->parameters(), trained, d_out, GetParam().path);
-  Buffer<float> out(n * d), d_hidden(n * d);
-  const MicroBatch batch = micro_batch(kSteps + 1, false);
-  host().begin_micro_batch(batch);
-  host().forward({trained.hidden.data(), n, d}, {out.data(), n, d});
-  device.layer.begin_micro_batch(batch);
-  device.layer.forward(device.hidden.data(), n, device.out.data(), device.stream);
-  RoutingRecord a, b;
-  host().capture(a);
-  device.layer.capture(b, device.stream);
+  device.forward_both(host(), trained, micro_batch(kSteps + 1, false));
+  const RoutingRecord &a = device.host_record, &b = device.record;
   int64_t common = 0, codewords = 0;
   for (int64_t t = 0; t < n; ++t) {
     codewords += a.codeword[t] == b.codeword[t];
@@ -190,7 +192,7 @@ TEST_P(DeviceMoeLayerTest, Bf16StaysWithinItsRounding) {
   // bounds are twice that.
   EXPECT_GT(codewords, n * 99 / 100);
   EXPECT_GT(common, n * k * 992 / 1000);
-  EXPECT_LT(relative_error(out.span(), device.read(device.out.data(), n * d)), 0.05);
+  EXPECT_LT(relative_error(device.host_out.span(), device.read(device.out.data(), n * d)), 0.05);
 }
 
 INSTANTIATE_TEST_SUITE_P(
