@@ -25,7 +25,6 @@ namespace airmoe::bench {
 namespace {
 
 namespace ops = scheduler::cuda;
-using scheduler::cuda::AdamwWorkspace;
 using scheduler::cuda::AttentionShape;
 using scheduler::cuda::AttentionWorkspace;
 using scheduler::cuda::ColumnSums;
@@ -187,13 +186,12 @@ nlohmann::json bench(const GpuTrunkOptions& o) {
   fmt::print("  {:.0f} tokens/s as a graph\n", 1e3 * static_cast<double>(n) / milliseconds);
 
   GradientNormWorkspace norm;
-  AdamwWorkspace adamw;
   cuda::DeviceBuffer<GradientSquares> squares(1);
   int64_t step = 0;
   results.run("gradient norm", 1,
               [&] { ops::gradient_norm(parameters, squares.data(), norm, stream); });
   results.run("AdamW", 1,
-              [&] { adamw_step(parameters, {}, 1e-3f, ++step, nullptr, nullptr, adamw, stream); });
+              [&] { adamw_step(parameters, {}, 1e-3f, ++step, nullptr, nullptr, stream); });
   run_parts<T>(c, o.sequences, tokens.data(), results, stream);
   return {{"benchmark", "trunk-gpu"},
           {"data", "synthetic tokens; parts on zeros"},

@@ -18,8 +18,10 @@ void project_to_sphere(const float* centroid, int64_t rows, int64_t d, T* unit, 
 
 /// Gradient through the projection, in place: g <- (g - <g, unit> unit) * inverse_norm, with unit
 /// made anew from the centroid, in float whatever T was.
-/// Shapes: [rows, d], [rows, d], [rows]. Asynchronous. Local.
+/// @param chosen  rows r with chosen[r] != number are left alone; nullptr: all are projected
+/// Shapes: [rows, d], [rows, d], [rows], [rows]. Asynchronous. Local.
 void project_to_sphere_backward(float* gradient, const float* centroid, const float* inverse_norm,
-                                int64_t rows, int64_t d, cudaStream_t stream);
+                                int64_t rows, int64_t d, const int32_t* chosen, int32_t number,
+                                cudaStream_t stream);
 
 }  // namespace airmoe::router::cuda

@@ -8,27 +8,15 @@
 
 namespace airmoe::scheduler::cuda {
 
-/// One block's elements, all with the same weight decay.
-struct AdamwTile {
-  int64_t begin = 0;
-  int32_t count = 0;
-  int32_t decay = 0;
-};
-
-/// Made in the first step, which therefore waits and must not be captured.
-struct AdamwWorkspace {
-  airmoe::cuda::DeviceBuffer<AdamwTile> tiles;
-  int64_t of_size = -1;  ///< elements that the tiles cover
-};
-
-/// Local, asynchronous. One update of every element, with the bits of adamw_step() on the host:
-/// moments, decoupled decay, value, copy in the compute type; gradients become zero.
+/// Local, asynchronous, but the first call waits (DeviceParameters::tiles). One update of every
+/// element, with the bits of adamw_step() on the host: moments, decoupled decay, value, copy in the
+/// compute type; gradients become zero, unless of tracked rows (expert_rows.hpp), of which those
+/// that may wait are updated later.
 /// @param step         1 for the first update; throws Error when smaller
 /// @param clip_factor  device; multiplies the gradients; nullptr: 1
 /// @param skip         device; not 0: nothing is changed; nullptr: 0
 template <class T>
 void adamw_step(DeviceParameters<T>& parameters, const AdamWOptions& options, float learning_rate,
-                int64_t step, const float* clip_factor, const int* skip, AdamwWorkspace& workspace,
-                cudaStream_t stream);
+                int64_t step, const float* clip_factor, const int* skip, cudaStream_t stream);
 
 }  // namespace airmoe::scheduler::cuda

@@ -15,10 +15,12 @@ struct AttentionShape {
   int64_t sequences = 0, context = 0, heads = 0, kv_heads = 0, head_dim = 0;
 };
 
-/// Memory of the backward: 8 bytes per token and head; where few keys share many query heads, also
-/// 8 * head_dim bytes per token and query head.
+/// For calls on one stream at a time. Memory of the backward: 8 bytes per token and head, sequences
+/// rounded up to 64 tokens; where few keys share many query heads, also 8 * head_dim bytes per
+/// token and query head.
 struct AttentionWorkspace {
   airmoe::cuda::DeviceBuffer<float> row_terms;  ///< (log_sum, <out, d_out>) of each row
+  airmoe::cuda::DeviceBuffer<int> tickets;      ///< of tiles taken; zero between kernels
   airmoe::cuda::DeviceBuffer<float> partial;    ///< d_k, d_v of parts of the query heads of a group
 };
 

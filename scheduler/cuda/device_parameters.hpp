@@ -3,10 +3,13 @@
 // copies in the compute type, in which every parameter has its place.
 
 #include <cstdint>
+#include <deque>
 #include <unordered_map>
 #include <vector>
 
 #include "comm/base/cuda/device_buffer.hpp"
+#include "scheduler/cuda/expert_rows.hpp"
+#include "scheduler/cuda/parameter_tiles.hpp"
 #include "scheduler/parameter.hpp"
 
 namespace airmoe::scheduler::cuda {
@@ -30,9 +33,9 @@ class DeviceParameters {
   /// upload() and after download() only.
   explicit DeviceParameters(ParameterSet& host);
 
-  /// Local: values and moments from the host, gradients zero; waits.
+  /// Local: values and moments from the host, gradients zero; waits. Updates are counted anew.
   void upload(cudaStream_t stream);
-  /// Local: values and moments to the host; waits.
+  /// Local: values and moments to the host, after updates that rows wait for; waits.
   void download(cudaStream_t stream);
   /// Asynchronous: copies in the compute type from the values (nothing to do for float).
   void refresh_compute(cudaStream_t stream);
@@ -43,6 +46,16 @@ class DeviceParameters {
   /// The weights that kernels read.
   const T* compute(const Parameter& p) const { return compute_all() + segment(p).begin; }
   const Segment& segment(const Parameter& p) const { return segments_.at(place_.at(&p)); }
+
+  /// Local, before upload(): from now on a row of these parameters has a gradient in an update only
+  /// if ExpertRows::written says so, and holds anything otherwise. The address is stable. Compute
+  /// copies of `scored` parameters are no longer kept.
+  ExpertRows& track_rows(int64_t rows, std::vector<const Parameter*> scored,
+                         std::vector<const Parameter*> computed);
+  std::deque<ExpertRows>& experts() { return experts_; }
+  UpdateHistory& history() { return history_; }
+  /// Made by the first call, which therefore waits and must not be captured.
+  const ParameterTiles& tiles(cudaStream_t stream);
 
   /// The whole arrays, for the optimizer, norms and all-reduce. Shape: [size()]
   int64_t size() const { return size_; }
@@ -57,6 +70,7 @@ class DeviceParameters {
 
  private:
   const T* compute_all() const;
+  void reset_rows(cudaStream_t stream);
 
   ParameterSet& host_;
   std::vector<Parameter*> order_;
@@ -65,6 +79,9 @@ class DeviceParameters {
   int64_t size_ = 0, replicated_ = 0;
   DeviceBuffer<float> value_, gradient_, moment1_, moment2_;
   DeviceBuffer<T> compute_;
+  std::deque<ExpertRows> experts_;
+  UpdateHistory history_;
+  ParameterTiles tiles_;
 };
 
 }  // namespace airmoe::scheduler::cuda

@@ -77,6 +77,7 @@ class DeviceMoeLayer : public DeviceMoeSlot<T> {
   void build_lists(cudaStream_t stream);
   void route(const T* hidden, cudaStream_t stream);
   void count_usage(cudaStream_t stream);
+  void update_selected(cudaStream_t stream);
   void add_balance(cudaStream_t stream);
   void collect_gradients(cudaStream_t stream);
   void rebuild_evaluation_lists(cudaStream_t stream);
@@ -94,7 +95,8 @@ class DeviceMoeLayer : public DeviceMoeSlot<T> {
   DeviceParameters<T>& parameters_;
   const airmoe::cuda::JitterTable& jitter_;
   experts::Path path_, path_taken_ = experts::Path::dense;
-  DeviceLinks* links_;  // nullptr: one rank
+  DeviceLinks* links_;          // nullptr: one rank
+  ExpertRows* rows_ = nullptr;  // one rank: which experts have gradients
   MicroBatch batch_;
   ListState list_state_ = ListState::none;
   bool codebook_initialised_ = false;

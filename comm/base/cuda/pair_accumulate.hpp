@@ -24,12 +24,25 @@ struct AccumulateWorkspace {
   DeviceBuffer<float> partial;
 };
 
+/// Which rows of the gradients hold sums already.
+struct WrittenRows {
+  int32_t* number = nullptr;  ///< per row; device. nullptr: all rows do
+  int32_t now = 0;            ///< rows r with number[r] == now do
+};
+
+/// Places per slice (DevicePairGrouping::build) of n tokens, so that what a sum reads of two
+/// sources stays in the second-level cache; 0: all.
+template <class T>
+int64_t accumulate_slice(int64_t tokens, int64_t d);
+
 /// gradient(row(p) * units + j, :) += sum over pairs p of coefficient(p, j) * source(token(p), :)
-/// for every term. Sums are fp32 in an order that depends on the grouping alone; rows without pairs
-/// are not touched. Terms with the same source read it once. In bf16, terms of 8 and more units
-/// have their coefficients rounded to bf16. Asynchronous. Throws Error when d is no multiple of 8.
+/// for every term. Rows that hold no sums yet are overwritten, and hold sums afterwards. Sums are
+/// fp32 in an order that depends on the grouping alone; rows without pairs are not touched. Terms
+/// with the same source read it once. In bf16, terms of 8 and more units have their coefficients
+/// rounded to bf16. Asynchronous. Throws Error when d is no multiple of 8.
 template <class T>
 void accumulate_pairs(const PairGroups& groups, std::span<const AccumulateTerm<T>> terms, int64_t d,
-                      AccumulateWorkspace& workspace, cudaStream_t stream);
+                      AccumulateWorkspace& workspace, cudaStream_t stream,
+                      const WrittenRows& written = {});
 
 }  // namespace airmoe::cuda

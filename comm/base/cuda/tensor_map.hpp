@@ -15,9 +15,10 @@ struct TensorDimension {
 };
 
 /// Local: a bf16 array for kernels that copy boxes of it to shared memory, rows of 64 elements in
-/// the order of swizzled<8> (mma.cuh). The first dimension is contiguous, its box 64 elements; up
-/// to four more may have any strides. A box lies in shared memory with the first dimensions
-/// innermost. Kernels take it as a __grid_constant__ parameter.
+/// the order of swizzled<8> (mma.cuh), or of 32 in that of the 64-byte swizzle. The first dimension
+/// is contiguous, its box 64 or 32 elements; up to four more may have any strides. A box lies in
+/// shared memory with the first dimensions innermost. Kernels take it as a __grid_constant__
+/// parameter.
 /// @param data  device memory, 16-byte aligned
 /// Throws Error when the driver refuses.
 CUtensorMap describe_bf16(const void* data, std::initializer_list<TensorDimension> dimensions);

@@ -1,5 +1,5 @@
 #pragma once
-// Warp-group products of Hopper (wgmma, sm_90a only): 128 threads multiply [64, 16] by [16, 64] in
+// Warp-group products of Hopper (wgmma, sm_90a only): 128 threads multiply [64, 16] by [16, n] in
 // bf16 with fp32 sums, the second operand from shared memory, while they do something else. Device
 // code only; AIRMOE_HAS_WGMMA tells whether this compilation has them.
 //
@@ -53,81 +53,67 @@ __device__ __forceinline__ void pin(float (&d)[kTiles][4]) {
   }
 }
 
-#define AIRMOE_WGMMA_ROW(mode, d) mode((d)[0]), mode((d)[1]), mode((d)[2]), mode((d)[3])
-#define AIRMOE_WGMMA_SUMS(mode, d)                                                              \
-  AIRMOE_WGMMA_ROW(mode, d[0]), AIRMOE_WGMMA_ROW(mode, d[1]), AIRMOE_WGMMA_ROW(mode, d[2]),     \
-      AIRMOE_WGMMA_ROW(mode, d[3]), AIRMOE_WGMMA_ROW(mode, d[4]), AIRMOE_WGMMA_ROW(mode, d[5]), \
-      AIRMOE_WGMMA_ROW(mode, d[6]), AIRMOE_WGMMA_ROW(mode, d[7])
-#define AIRMOE_WGMMA(adds)                                             \
-  "{\n.reg .pred p;\nsetp.ne.b32 p, " adds                             \
-  ", 0;\n"                                                             \
-  "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "              \
-  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, " \
-  "%15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-#define AIRMOE_WGMMA_REGISTERS "{%32, %33, %34, %35}, %36, p, 1, 1, %37;\n}\n"
-#define AIRMOE_WGMMA_SHARED "%32, %33, p, 1, 1, 0, %34;\n}\n"
+#define AIRMOE_WGMMA_1(mode, d) mode((d)[0]), mode((d)[1]), mode((d)[2]), mode((d)[3])
+#define AIRMOE_WGMMA_4(mode, d, n)                                                            \
+  AIRMOE_WGMMA_1(mode, d[n]), AIRMOE_WGMMA_1(mode, d[n + 1]), AIRMOE_WGMMA_1(mode, d[n + 2]), \
+      AIRMOE_WGMMA_1(mode, d[n + 3])
+#define AIRMOE_WGMMA_SUMS_32(mode, d) AIRMOE_WGMMA_4(mode, d, 0)
+#define AIRMOE_WGMMA_SUMS_64(mode, d) AIRMOE_WGMMA_4(mode, d, 0), AIRMOE_WGMMA_4(mode, d, 4)
+#define AIRMOE_WGMMA_SUMS_128(mode, d) \
+  AIRMOE_WGMMA_SUMS_64(mode, d), AIRMOE_WGMMA_4(mode, d, 8), AIRMOE_WGMMA_4(mode, d, 12)
+#define AIRMOE_WGMMA_LIST_32 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define AIRMOE_WGMMA_LIST_64                                                      \
+  AIRMOE_WGMMA_LIST_32                                                            \
+  ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, " \
+  "%31"
+#define AIRMOE_WGMMA_LIST_128                                                     \
+  AIRMOE_WGMMA_LIST_64                                                            \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, " \
+  "%47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define AIRMOE_WGMMA(n, adds)                                                           \
+  "{\n.reg .pred p;\nsetp.ne.b32 p, " adds ", 0;\nwgmma.mma_async.sync.aligned.m64n" #n \
+  "k16.f32.bf16.bf16 {" AIRMOE_WGMMA_LIST_##n "}, "
 
-/// d = a b, or d += a b, begun; a in registers. kColumns: b's k are the tile's rows and its n the
-/// columns; otherwise n are the rows.
-template <bool kColumns, bool kAdds>
-__device__ __forceinline__ void multiply_async(float (&d)[8][4], const uint32_t (&a)[4],
-                                               uint64_t b) {
-  if constexpr (kAdds) {
-    asm volatile(AIRMOE_WGMMA("1") AIRMOE_WGMMA_REGISTERS
-                 : AIRMOE_WGMMA_SUMS("+f", d)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kColumns ? 1 : 0));
-  } else {
-    asm volatile(AIRMOE_WGMMA("0") AIRMOE_WGMMA_REGISTERS
-                 : AIRMOE_WGMMA_SUMS("=f", d)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kColumns ? 1 : 0));
+/// multiply_async of sums [64, n]: d = a b, or d += a b, begun; a in registers or, as rows of a
+/// tile, in shared memory. kColumns: b's k are the tile's rows and its n the columns; otherwise n
+/// are the rows. o0..o5: the numbers of the operands after the sums.
+#define AIRMOE_WGMMA_FUNCTIONS(n, o0, o1, o2, o3, o4, o5)                                        \
+  template <bool kColumns, bool kAdds>                                                           \
+  __device__ __forceinline__ void multiply_async(float(&d)[n / 8][4], const uint32_t(&a)[4],     \
+                                                 uint64_t b) {                                   \
+    if constexpr (kAdds) {                                                                       \
+      asm volatile(AIRMOE_WGMMA(n, "1") "{%" #o0 ", %" #o1 ", %" #o2 ", %" #o3 "}, %" #o4        \
+                                        ", p, 1, 1, %" #o5 ";\n}\n"                              \
+                   : AIRMOE_WGMMA_SUMS_##n("+f", d)                                              \
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kColumns ? 1 : 0)); \
+    } else {                                                                                     \
+      asm volatile(AIRMOE_WGMMA(n, "0") "{%" #o0 ", %" #o1 ", %" #o2 ", %" #o3 "}, %" #o4        \
+                                        ", p, 1, 1, %" #o5 ";\n}\n"                              \
+                   : AIRMOE_WGMMA_SUMS_##n("=f", d)                                              \
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kColumns ? 1 : 0)); \
+    }                                                                                            \
+  }                                                                                              \
+  template <bool kColumns, bool kAdds>                                                           \
+  __device__ __forceinline__ void multiply_async(float(&d)[n / 8][4], uint64_t a, uint64_t b) {  \
+    if constexpr (kAdds) {                                                                       \
+      asm volatile(AIRMOE_WGMMA(n, "1") "%" #o0 ", %" #o1 ", p, 1, 1, 0, %" #o2 ";\n}\n"         \
+                   : AIRMOE_WGMMA_SUMS_##n("+f", d)                                              \
+                   : "l"(a), "l"(b), "n"(kColumns ? 1 : 0));                                     \
+    } else {                                                                                     \
+      asm volatile(AIRMOE_WGMMA(n, "0") "%" #o0 ", %" #o1 ", p, 1, 1, 0, %" #o2 ";\n}\n"         \
+                   : AIRMOE_WGMMA_SUMS_##n("=f", d)                                              \
+                   : "l"(a), "l"(b), "n"(kColumns ? 1 : 0));                                     \
+    }                                                                                            \
   }
-}
+AIRMOE_WGMMA_FUNCTIONS(32, 16, 17, 18, 19, 20, 21)
+AIRMOE_WGMMA_FUNCTIONS(64, 32, 33, 34, 35, 36, 37)
+AIRMOE_WGMMA_FUNCTIONS(128, 64, 65, 66, 67, 68, 69)
 
-/// The same with both operands in shared memory; a's rows are the rows of its tile.
-template <bool kColumns, bool kAdds>
-__device__ __forceinline__ void multiply_async(float (&d)[8][4], uint64_t a, uint64_t b) {
-  if constexpr (kAdds) {
-    asm volatile(AIRMOE_WGMMA("1") AIRMOE_WGMMA_SHARED
-                 : AIRMOE_WGMMA_SUMS("+f", d)
-                 : "l"(a), "l"(b), "n"(kColumns ? 1 : 0));
-  } else {
-    asm volatile(AIRMOE_WGMMA("0") AIRMOE_WGMMA_SHARED
-                 : AIRMOE_WGMMA_SUMS("=f", d)
-                 : "l"(a), "l"(b), "n"(kColumns ? 1 : 0));
-  }
-}
-
-/// d = a b, all four steps of 16, closed as one group: own rows (registers, or a tile from which
-/// they are 64 consecutive rows) times the transposed rows of a tile.
-__device__ __forceinline__ void multiply_tiles(float (&d)[8][4], const uint32_t (&own)[4][4],
-                                               uint32_t tile) {
-  const uint64_t other = describe_tile(tile);
-  multiply_async<false, false>(d, own[0], other);
-#pragma unroll
-  for (int i = 1; i < 4; ++i) multiply_async<false, true>(d, own[i], other + 2 * i);
-  commit_products();
-}
-__device__ __forceinline__ void multiply_tiles(float (&d)[8][4], uint32_t own_tile, uint32_t tile) {
-  const uint64_t own = describe_tile(own_tile), other = describe_tile(tile);
-  multiply_async<false, false>(d, own, other);
-#pragma unroll
-  for (int i = 1; i < 4; ++i) multiply_async<false, true>(d, own + 2 * i, other + 2 * i);
-  commit_products();
-}
-/// sums += weights times the 64 rows of a tile, closed as one group.
-__device__ __forceinline__ void add_rows(float (&sums)[8][4], const uint32_t (&weights)[4][4],
-                                         uint32_t tile) {
-  const uint64_t rows = describe_tile(tile);
-#pragma unroll
-  for (int i = 0; i < 4; ++i) multiply_async<true, true>(sums, weights[i], rows + 128 * i);
-  commit_products();
-}
-
-#define AIRMOE_WGMMA_EIGHT(d, n)                                          \
-  AIRMOE_WGMMA_ROW("+f", d[n]), AIRMOE_WGMMA_ROW("+f", d[n + 1]),         \
-      AIRMOE_WGMMA_ROW("+f", d[n + 2]), AIRMOE_WGMMA_ROW("+f", d[n + 3]), \
-      AIRMOE_WGMMA_ROW("+f", d[n + 4]), AIRMOE_WGMMA_ROW("+f", d[n + 5]), \
-      AIRMOE_WGMMA_ROW("+f", d[n + 6]), AIRMOE_WGMMA_ROW("+f", d[n + 7])
+#define AIRMOE_WGMMA_EIGHT(d, n)                                                              \
+  AIRMOE_WGMMA_1("+f", d[n]), AIRMOE_WGMMA_1("+f", d[n + 1]), AIRMOE_WGMMA_1("+f", d[n + 2]), \
+      AIRMOE_WGMMA_1("+f", d[n + 3]), AIRMOE_WGMMA_1("+f", d[n + 4]),                         \
+      AIRMOE_WGMMA_1("+f", d[n + 5]), AIRMOE_WGMMA_1("+f", d[n + 6]),                         \
+      AIRMOE_WGMMA_1("+f", d[n + 7])
 
 /// d = a b, or d += a b if `adds`, begun: 64 rows of a tile times the transposed 128 or 256 rows of
 /// another, 16 columns of each.
@@ -163,11 +149,16 @@ __device__ __forceinline__ void multiply_async(float (&d)[32][4], uint64_t a, ui
 }
 
 #undef AIRMOE_WGMMA_EIGHT
+#undef AIRMOE_WGMMA_FUNCTIONS
 #undef AIRMOE_WGMMA
-#undef AIRMOE_WGMMA_SUMS
-#undef AIRMOE_WGMMA_ROW
-#undef AIRMOE_WGMMA_REGISTERS
-#undef AIRMOE_WGMMA_SHARED
+#undef AIRMOE_WGMMA_LIST_32
+#undef AIRMOE_WGMMA_LIST_64
+#undef AIRMOE_WGMMA_LIST_128
+#undef AIRMOE_WGMMA_SUMS_32
+#undef AIRMOE_WGMMA_SUMS_64
+#undef AIRMOE_WGMMA_SUMS_128
+#undef AIRMOE_WGMMA_4
+#undef AIRMOE_WGMMA_1
 
 #endif
 

@@ -33,12 +33,20 @@ __device__ __forceinline__ double inverse_of(double norm) {
 /// The rows of this warp.
 struct WarpRows {
   int64_t first;
-  int count;  ///< 0 to 4
+  uint32_t present = 0;  ///< bit r: row first + r is to be done
 
-  __device__ explicit WarpRows(int64_t rows) {
+  /// @param chosen  rows with another number are not done; nullptr: all are
+  __device__ WarpRows(int64_t rows, const int32_t* chosen, int32_t number) {
     const int64_t warp = blockIdx.x * int64_t{blockDim.x / 32} + threadIdx.x / 32;
     first = warp * kRowsPerWarp;
-    count = static_cast<int>(max(int64_t{0}, min(rows - first, int64_t{kRowsPerWarp})));
+#pragma unroll
+    for (int r = 0; r < kRowsPerWarp; ++r) {
+      if (first + r >= rows || (chosen != nullptr && chosen[first + r] != number)) continue;
+      present |= 1u << r;
+    }
+  }
+  __device__ bool has(int r) const {
+    return present >> r & 1;
   }
   /// Copies them to shared memory, d + kPadding floats from row to row.
   __device__ void stage(const float* from, int d, float* to) const {
@@ -47,11 +55,11 @@ struct WarpRows {
       float4 x[kRowsPerWarp];
 #pragma unroll
       for (int r = 0; r < kRowsPerWarp; ++r) {
-        if (r < count) x[r] = *reinterpret_cast<const float4*>(from + (first + r) * d + i * 4);
+        if (has(r)) x[r] = *reinterpret_cast<const float4*>(from + (first + r) * d + i * 4);
       }
 #pragma unroll
       for (int r = 0; r < kRowsPerWarp; ++r) {
-        if (r < count) store(to + r * (d + kPadding) + i * 4, x[r]);
+        if (has(r)) store(to + r * (d + kPadding) + i * 4, x[r]);
       }
     }
   }
@@ -62,18 +70,19 @@ __global__ void __launch_bounds__(kMostWarps * 32)
     project_kernel(const float* __restrict__ centroid, int64_t rows, int d, T* __restrict__ unit,
                    float* __restrict__ inverse_norm) {
   extern __shared__ __align__(16) float staged[];
-  const WarpRows mine(rows);
+  const WarpRows mine(rows, nullptr, 0);
   const int lane = threadIdx.x % 32, group = lane / 8;
   const int stride = d + kPadding;
   float* x = staged + threadIdx.x / 32 * kRowsPerWarp * stride;
   mine.stage(centroid, d, x);
   __syncwarp();
   const double inverse =
-      inverse_of(group_norm(x + group * stride, group < mine.count ? d : 0, lane % 8));
-  if (group < mine.count && lane % 8 == 0) {
+      inverse_of(group_norm(x + group * stride, mine.has(group) ? d : 0, lane % 8));
+  if (mine.has(group) && lane % 8 == 0) {
     inverse_norm[mine.first + group] = static_cast<float>(inverse);
   }
-  for (int r = 0; r < mine.count; ++r) {
+  for (int r = 0; r < kRowsPerWarp; ++r) {
+    if (!mine.has(r)) continue;
     const double scale = __shfl_sync(0xFFFFFFFFu, inverse, r * 8);
     T* to = unit + (mine.first + r) * d;
     for (int i = lane; i < d / 4; i += 32) {
@@ -87,9 +96,11 @@ __global__ void __launch_bounds__(kMostWarps * 32)
 
 __global__ void __launch_bounds__(kMostWarps * 32)
     backward_kernel(float* __restrict__ gradient, const float* __restrict__ centroid,
-                    const float* __restrict__ inverse_norm, int64_t rows, int d) {
+                    const float* __restrict__ inverse_norm, int64_t rows, int d,
+                    const int32_t* __restrict__ chosen, int32_t number) {
   extern __shared__ __align__(16) float staged[];
-  const WarpRows mine(rows);
+  const WarpRows mine(rows, chosen, number);
+  if (mine.present == 0) return;
   const int lane = threadIdx.x % 32, group = lane / 8;
   const int stride = d + kPadding;
   float* u = staged + threadIdx.x / 32 * 2 * kRowsPerWarp * stride;
@@ -97,7 +108,7 @@ __global__ void __launch_bounds__(kMostWarps * 32)
   mine.stage(centroid, d, u);
   mine.stage(gradient, d, g);
   __syncwarp();
-  const int count = group < mine.count ? d : 0;
+  const int count = mine.has(group) ? d : 0;
   const double inverse = inverse_of(group_norm(u + group * stride, count, lane % 8));
   double sum = 0.0;
 #pragma unroll 4
@@ -108,7 +119,8 @@ __global__ void __launch_bounds__(kMostWarps * 32)
   }
   const float radial = static_cast<float>(add_chains(sum));
   __syncwarp();
-  for (int r = 0; r < mine.count; ++r) {
+  for (int r = 0; r < kRowsPerWarp; ++r) {
+    if (!mine.has(r)) continue;
     const float along = __shfl_sync(0xFFFFFFFFu, radial, r * 8);
     const float scale = inverse_norm[mine.first + r];
     const auto tangent = [&](float gradient_k, float unit_k) {
@@ -160,12 +172,13 @@ void project_to_sphere(const float* centroid, int64_t rows, int64_t d, T* unit, 
 }
 
 void project_to_sphere_backward(float* gradient, const float* centroid, const float* inverse_norm,
-                                int64_t rows, int64_t d, cudaStream_t stream) {
+                                int64_t rows, int64_t d, const int32_t* chosen, int32_t number,
+                                cudaStream_t stream) {
   const Launch launch(rows, d, 2);
   if (rows == 0) return;
   launch.allow(backward_kernel);
   backward_kernel<<<launch.blocks, launch.threads, launch.bytes, stream>>>(
-      gradient, centroid, inverse_norm, rows, static_cast<int>(d));
+      gradient, centroid, inverse_norm, rows, static_cast<int>(d), chosen, number);
   AIRMOE_CUDA_LAUNCHED();
 }
 

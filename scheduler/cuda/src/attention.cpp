@@ -55,15 +55,24 @@ int64_t count_parts(const AttentionShape& shape) {
   return parts;
 }
 
+int* tickets_of(AttentionWorkspace& workspace, cudaStream_t stream) {
+  if (workspace.tickets.size() == 0) {
+    workspace.tickets.ensure(1);
+    workspace.tickets.zero(stream);
+  }
+  return workspace.tickets.data();
+}
+
 }  // namespace
 
 template <class T>
 void causal_attention_forward(const AttentionShape& shape, const T* q, const T* k, const T* v,
                               int64_t ld_q, int64_t ld_k, int64_t ld_v, T* out, float* log_sum,
-                              AttentionWorkspace&, cudaStream_t stream) {
+                              AttentionWorkspace& workspace, cudaStream_t stream) {
   const Inputs<T> in = checked_inputs(shape, q, k, v, ld_q, ld_k, ld_v);
   if (shape.sequences * shape.context == 0) return;
-  attention::launch_forward(in, shape.sequences, out, log_sum, stream);
+  attention::launch_forward(in, shape.sequences, out, log_sum, tickets_of(workspace, stream),
+                            stream);
 }
 
 template <class T>
@@ -78,7 +87,9 @@ void causal_attention_backward(const AttentionShape& shape, const T* q, const T*
   const int64_t rows = shape.sequences * shape.context;
   if (rows == 0) return;
   const int64_t parts = count_parts(shape);
-  workspace.row_terms.ensure(2 * rows * shape.heads);
+  const int64_t pitch =
+      (shape.context + attention::kTermRows - 1) / attention::kTermRows * attention::kTermRows;
+  workspace.row_terms.ensure(2 * shape.sequences * shape.heads * pitch);
   if (parts > 1) workspace.partial.ensure(parts * 2 * rows * shape.kv_heads * shape.head_dim);
   float2* row_terms = reinterpret_cast<float2*>(workspace.row_terms.data());
   const Gradients<T> gradients{d_out,
@@ -91,8 +102,11 @@ void causal_attention_backward(const AttentionShape& shape, const T* q, const T*
                                ld_dv,
                                parts > 1 ? workspace.partial.data() : nullptr,
                                static_cast<int>(parts),
-                               rows};
-  attention::launch_row_terms(in, shape.sequences, out, d_out, log_sum, row_terms, stream);
+                               rows,
+                               static_cast<int>(pitch),
+                               tickets_of(workspace, stream)};
+  attention::launch_row_terms(in, shape.sequences, out, d_out, log_sum, row_terms,
+                              static_cast<int>(pitch), stream);
   attention::launch_backward(in, shape.sequences, gradients, stream);
   if (parts > 1) attention::launch_sum_parts(in, gradients, stream);
 }

@@ -3,6 +3,7 @@
 // them for d_k and d_v. Both recompute the probabilities; nothing is added atomically.
 
 #include "comm/base/cuda/wgmma.hpp"
+#include "scheduler/cuda/src/attention_gradients.cuh"
 #include "scheduler/cuda/src/attention_tiles.cuh"
 
 namespace airmoe::scheduler::cuda::attention {
@@ -64,9 +65,8 @@ __device__ __forceinline__ void query_block(const Inputs<Bf16>& in, const Gradie
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = begin + own + 16 * m + 8 * half + lane / 4;
-      terms[m][half] = row < in.context
-                           ? g.row_terms[static_cast<int64_t>(column) * in.context + row]
-                           : make_float2(0.0f, 0.0f);
+      terms[m][half] =
+          row < in.context ? terms_of(in, g, sequence, head)[row] : make_float2(0.0f, 0.0f);
     }
   }
   load_tile<kDim, kRows<kTiles>>(at.own(0), in.q + (first + begin) * in.ld_q + head * in.head_dim,
@@ -122,44 +122,19 @@ __device__ __forceinline__ void query_block(const Inputs<Bf16>& in, const Gradie
                    in.context - begin, in.head_dim);
 }
 
-/// A part's gradients of keys or values, in fp32.
-template <int kDim, int kTiles>
-__device__ __forceinline__ void store_partial(const float (&sums)[kTiles][kDim / 8][4],
-                                              float factor, float* to, int64_t ld, int row,
-                                              int valid, int head_dim) {
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int m = 0; m < kTiles; ++m) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int r = row + 16 * m + 8 * half + lane / 4;
-      if (r >= valid) continue;
-#pragma unroll
-      for (int n = 0; n < kDim / 8; ++n) {
-        if (8 * n >= head_dim) continue;
-        *reinterpret_cast<float2*>(to + r * ld + 8 * n + 2 * (lane % 4)) =
-            make_float2(factor * sums[m][n][2 * half], factor * sums[m][n][2 * half + 1]);
-      }
-    }
-  }
-}
-
 /// d_k and d_v of keys [begin, begin + kRows) from one part of the group's query heads.
 template <int kDim, int kTiles>
 __device__ __forceinline__ void key_block(const Inputs<Bf16>& in, const Gradients<Bf16>& g,
                                           int column, int begin, unsigned char* shared) {
   const Layout<kDim, kTiles> at{shared_address(shared)};
-  const int part = column % g.parts, kv_head = column / g.parts % in.kv_heads;
-  const int sequence = column / g.parts / in.kv_heads;
-  const int heads = in.group / g.parts;  // of this part
-  const int first_head = kv_head * in.group + part * heads;
-  const int64_t first = static_cast<int64_t>(sequence) * in.context;
+  const KeyColumn c(in, g.parts, column);
+  const int64_t first = static_cast<int64_t>(c.sequence) * in.context;
   const int64_t ld_out = static_cast<int64_t>(in.heads) * in.head_dim;
   const int first_step = begin / kOthers;  // earlier queries do not see these keys
   const int steps_per_head = (in.context + kOthers - 1) / kOthers - first_step;
-  const int steps = heads * steps_per_head;
+  const int steps = c.heads * steps_per_head;
   const auto load_queries = [&](int step) {
-    const int head = first_head + step / steps_per_head;
+    const int head = c.first_head + step / steps_per_head;
     const int row = (first_step + step % steps_per_head) * kOthers;
     const int stage = step % 2;
     load_tile<kDim, kOthers>(at.other(stage, 0),
@@ -170,8 +145,7 @@ __device__ __forceinline__ void key_block(const Inputs<Bf16>& in, const Gradient
                              in.context - row, in.head_dim);
     if (threadIdx.x < kOthers) {
       const int r = row + static_cast<int>(threadIdx.x);
-      const float2* terms =
-          g.row_terms + (static_cast<int64_t>(sequence) * in.heads + head) * in.context;
+      const float2* terms = terms_of(in, g, c.sequence, head);
       copy_async_8(at.terms(stage) + threadIdx.x * 8, r < in.context ? terms + r : terms,
                    r < in.context);
     }
@@ -181,12 +155,10 @@ __device__ __forceinline__ void key_block(const Inputs<Bf16>& in, const Gradient
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int own = warp * kTiles * 16;
   const float factor = in.scale * kLog2E;
-  load_tile<kDim, kRows<kTiles>>(at.own(0),
-                                 in.k + (first + begin) * in.ld_k + kv_head * in.head_dim, in.ld_k,
-                                 in.context - begin, in.head_dim);
-  load_tile<kDim, kRows<kTiles>>(at.own(1),
-                                 in.v + (first + begin) * in.ld_v + kv_head * in.head_dim, in.ld_v,
-                                 in.context - begin, in.head_dim);
+  load_tile<kDim, kRows<kTiles>>(at.own(0), in.k + (first + begin) * in.ld_k + c.head * in.head_dim,
+                                 in.ld_k, in.context - begin, in.head_dim);
+  load_tile<kDim, kRows<kTiles>>(at.own(1), in.v + (first + begin) * in.ld_v + c.head * in.head_dim,
+                                 in.ld_v, in.context - begin, in.head_dim);
   load_queries(0);
   OwnRows<kDim, kTiles, false> k, v;  // registers are for the sums
   float d_k[kTiles][kDim / 8][4] = {}, d_v[kTiles][kDim / 8][4] = {};
@@ -253,16 +225,19 @@ __device__ __forceinline__ void key_block(const Inputs<Bf16>& in, const Gradient
 
   const int64_t row = first + begin;
   if (g.parts == 1) {
-    store_rows<kDim>(d_k, in.scale, shared, own, g.d_k + row * g.ld_dk + kv_head * in.head_dim,
+    store_rows<kDim>(d_k, in.scale, shared, own, g.d_k + row * g.ld_dk + c.head * in.head_dim,
                      g.ld_dk, in.context - begin, in.head_dim);
     store_rows<kDim>(d_v, 1.0f, shared + Layout<kDim, kTiles>::kOwnBytes, own,
-                     g.d_v + row * g.ld_dv + kv_head * in.head_dim, g.ld_dv, in.context - begin,
+                     g.d_v + row * g.ld_dv + c.head * in.head_dim, g.ld_dv, in.context - begin,
                      in.head_dim);
   } else {
-    const int64_t ld = static_cast<int64_t>(in.kv_heads) * in.head_dim;
-    float* to = g.partial + 2 * part * g.rows * ld + row * ld + kv_head * in.head_dim;
-    store_partial<kDim>(d_k, in.scale, to, ld, own, in.context - begin, in.head_dim);
-    store_partial<kDim>(d_v, 1.0f, to + g.rows * ld, ld, own, in.context - begin, in.head_dim);
+    const PartialRows to(in, g, c.head, c.part, row);
+#pragma unroll
+    for (int m = 0; m < kTiles; ++m) {
+      const int r = own + 16 * m + lane / 4;
+      store_partial(d_k[m], in.scale, to.d_k, to.ld, r, in.context - begin, in.head_dim);
+      store_partial(d_v[m], 1.0f, to.d_v, to.ld, r, in.context - begin, in.head_dim);
+    }
   }
 }
 
@@ -299,10 +274,11 @@ void launch(const Inputs<Bf16>& in, int64_t sequences, const Gradients<Bf16>& g,
 template <>
 void launch_backward(const Inputs<Bf16>& in, int64_t sequences, const Gradients<Bf16>& g,
                      cudaStream_t stream) {
+  if (in.head_dim > 16 && airmoe::cuda::has_wgmma()) {
+    return launch_backward_wgmma(in, sequences, g, stream);
+  }
   if (in.head_dim <= 16) return launch<16, 2>(in, sequences, g, stream);
   if (in.head_dim <= 32) return launch<32, 2>(in, sequences, g, stream);
-  if (in.head_dim <= 64 && airmoe::cuda::has_wgmma())
-    return launch_backward_wgmma(in, sequences, g, stream);
   if (in.head_dim <= 64) return launch<64, 2>(in, sequences, g, stream);
   launch<128, 1>(in, sequences, g, stream);
 }

@@ -1,6 +1,7 @@
 // Backward of causal attention in fp32: blocks for queries and blocks for keys, as in bf16.
 
 #include "scheduler/cuda/src/attention_fp32.cuh"
+#include "scheduler/cuda/src/attention_gradients.cuh"
 
 namespace airmoe::scheduler::cuda::attention {
 namespace fp32 {
@@ -57,7 +58,7 @@ __global__ __launch_bounds__(kThreads) void query_kernel(Inputs<float> in, Gradi
   const int64_t ld_out = static_cast<int64_t>(in.heads) * in.head_dim;
   const float* k = in.k + first * in.ld_k + head / in.group * in.head_dim;
   const float* v = in.v + first * in.ld_v + head / in.group * in.head_dim;
-  const float2* terms = g.row_terms + static_cast<int64_t>(blockIdx.x) * in.context;
+  const float2* terms = terms_of(in, g, sequence, head);
   load_tile<kDim>(tiles.q, in.q + (first + begin) * in.ld_q + head * in.head_dim, in.ld_q,
                   in.context - begin, in.head_dim);
   load_tile<kDim>(tiles.d_out, g.d_out + (first + begin) * ld_out + head * in.head_dim, ld_out,
@@ -81,21 +82,17 @@ __global__ __launch_bounds__(kThreads) void key_kernel(Inputs<float> in, Gradien
   constexpr int kM = kRows<kDim> / kSide;
   extern __shared__ float shared_floats[];
   const Tiles<kDim> tiles(shared_floats);
-  const int part = blockIdx.x % g.parts, kv_head = blockIdx.x / g.parts % in.kv_heads;
-  const int sequence = blockIdx.x / g.parts / in.kv_heads;
-  const int heads = in.group / g.parts;  // of this part
-  const int first_head = kv_head * in.group + part * heads;
+  const KeyColumn c(in, g.parts, static_cast<int>(blockIdx.x));
   const int begin = blockIdx.y * kRows<kDim>;
-  const int64_t first = static_cast<int64_t>(sequence) * in.context;
+  const int64_t first = static_cast<int64_t>(c.sequence) * in.context;
   const int64_t ld_out = static_cast<int64_t>(in.heads) * in.head_dim;
-  load_tile<kDim>(tiles.k, in.k + (first + begin) * in.ld_k + kv_head * in.head_dim, in.ld_k,
+  load_tile<kDim>(tiles.k, in.k + (first + begin) * in.ld_k + c.head * in.head_dim, in.ld_k,
                   in.context - begin, in.head_dim);
-  load_tile<kDim>(tiles.v, in.v + (first + begin) * in.ld_v + kv_head * in.head_dim, in.ld_v,
+  load_tile<kDim>(tiles.v, in.v + (first + begin) * in.ld_v + c.head * in.head_dim, in.ld_v,
                   in.context - begin, in.head_dim);
   float d_k[kM][kDim / kSide] = {}, d_v[kM][kDim / kSide] = {};
-  for (int head = first_head; head < first_head + heads; ++head) {
-    const float2* terms =
-        g.row_terms + (static_cast<int64_t>(sequence) * in.heads + head) * in.context;
+  for (int head = c.first_head; head < c.first_head + c.heads; ++head) {
+    const float2* terms = terms_of(in, g, c.sequence, head);
     for (int query = begin; query < in.context; query += kRows<kDim>) {
       __syncthreads();
       load_tile<kDim>(tiles.q, in.q + (first + query) * in.ld_q + head * in.head_dim, in.ld_q,
@@ -111,15 +108,14 @@ __global__ __launch_bounds__(kThreads) void key_kernel(Inputs<float> in, Gradien
   }
   const int64_t row = first + begin;
   if (g.parts == 1) {
-    store(d_k, in.scale, g.d_k + row * g.ld_dk + kv_head * in.head_dim, g.ld_dk, in.context - begin,
+    store(d_k, in.scale, g.d_k + row * g.ld_dk + c.head * in.head_dim, g.ld_dk, in.context - begin,
           in.head_dim);
-    store(d_v, 1.0f, g.d_v + row * g.ld_dv + kv_head * in.head_dim, g.ld_dv, in.context - begin,
+    store(d_v, 1.0f, g.d_v + row * g.ld_dv + c.head * in.head_dim, g.ld_dv, in.context - begin,
           in.head_dim);
   } else {
-    const int64_t ld = static_cast<int64_t>(in.kv_heads) * in.head_dim;
-    float* to = g.partial + 2 * part * g.rows * ld + row * ld + kv_head * in.head_dim;
-    store(d_k, in.scale, to, ld, in.context - begin, in.head_dim);
-    store(d_v, 1.0f, to + g.rows * ld, ld, in.context - begin, in.head_dim);
+    const PartialRows to(in, g, c.head, c.part, row);
+    store(d_k, in.scale, to.d_k, to.ld, in.context - begin, in.head_dim);
+    store(d_v, 1.0f, to.d_v, to.ld, in.context - begin, in.head_dim);
   }
 }
 

@@ -118,12 +118,12 @@ void launch(const Inputs<Bf16>& in, int64_t sequences, Bf16* out, float* log_sum
 
 template <>
 void launch_forward(const Inputs<Bf16>& in, int64_t sequences, Bf16* out, float* log_sum,
-                    cudaStream_t stream) {
+                    int* tickets, cudaStream_t stream) {
+  if (in.head_dim > 16 && airmoe::cuda::has_wgmma()) {
+    return launch_forward_wgmma(in, sequences, out, log_sum, tickets, stream);
+  }
   if (in.head_dim <= 16) return launch<16>(in, sequences, out, log_sum, stream);
   if (in.head_dim <= 32) return launch<32>(in, sequences, out, log_sum, stream);
-  if (in.head_dim <= 64 && airmoe::cuda::has_wgmma()) {
-    return launch_forward_wgmma(in, sequences, out, log_sum, stream);
-  }
   if (in.head_dim <= 64) return launch<64>(in, sequences, out, log_sum, stream);
   launch<128>(in, sequences, out, log_sum, stream);
 }

@@ -104,7 +104,7 @@ void launch(const Inputs<float>& in, int64_t sequences, float* out, float* log_s
 }  // namespace fp32
 
 template <>
-void launch_forward(const Inputs<float>& in, int64_t sequences, float* out, float* log_sum,
+void launch_forward(const Inputs<float>& in, int64_t sequences, float* out, float* log_sum, int*,
                     cudaStream_t stream) {
   if (in.head_dim <= 16) return fp32::launch<16>(in, sequences, out, log_sum, stream);
   if (in.head_dim <= 32) return fp32::launch<32>(in, sequences, out, log_sum, stream);

@@ -33,27 +33,30 @@ __device__ __forceinline__ void store(__nv_bfloat16* to, float x) {
 
 template <class T>
 __global__ void row_terms_kernel(const T* out, const T* d_out, const float* log_sum,
-                                 float2* row_terms, int64_t rows, int context, int heads,
-                                 int head_dim) {
+                                 float2* row_terms, int64_t places, int context, int pitch,
+                                 int heads, int head_dim) {
   const int64_t index = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / kLanes;
   const int lane = threadIdx.x % kLanes;
-  const bool real = index < rows * heads;
+  const int64_t place = index / heads, head = index % heads;
+  const int64_t sequence = place / pitch, row = place % pitch;
+  const int64_t from = ((sequence * context + row) * heads + head) * head_dim;
   float sum = 0.0f;
-  if (real) {
+  if (place < places && row < context) {
     for (int column = 8 * lane; column < head_dim; column += 8 * kLanes) {
       float a[8], b[8];
-      load_8(a, out + index * head_dim + column);
-      load_8(b, d_out + index * head_dim + column);
+      load_8(a, out + from + column);
+      load_8(b, d_out + from + column);
 #pragma unroll
       for (int i = 0; i < 8; ++i) sum = fmaf(a[i], b[i], sum);
     }
   }
 #pragma unroll
   for (int step = 1; step < kLanes; step *= 2) sum += __shfl_xor_sync(~0u, sum, step);
-  if (!real || lane != 0) return;
-  const int64_t row = index / heads;
-  const int64_t at = (row / context * heads + index % heads) * context + row % context;
-  row_terms[at] = make_float2(log_sum[at] * kLog2E, sum);
+  if (place >= places || lane != 0) return;
+  const int64_t column = sequence * heads + head;
+  row_terms[column * pitch + row] = row < context
+                                        ? make_float2(log_sum[column * context + row] * kLog2E, sum)
+                                        : make_float2(0.0f, 0.0f);
 }
 
 template <class T>
@@ -79,10 +82,10 @@ unsigned blocks_for(int64_t threads) {
 
 template <class T>
 void launch_row_terms(const Inputs<T>& in, int64_t sequences, const T* out, const T* d_out,
-                      const float* log_sum, float2* row_terms, cudaStream_t stream) {
-  const int64_t rows = sequences * in.context;
-  row_terms_kernel<<<blocks_for(rows * in.heads * kLanes), kThreads, 0, stream>>>(
-      out, d_out, log_sum, row_terms, rows, in.context, in.heads, in.head_dim);
+                      const float* log_sum, float2* row_terms, int pitch, cudaStream_t stream) {
+  const int64_t places = sequences * pitch;
+  row_terms_kernel<<<blocks_for(places * in.heads * kLanes), kThreads, 0, stream>>>(
+      out, d_out, log_sum, row_terms, places, in.context, pitch, in.heads, in.head_dim);
   AIRMOE_CUDA_LAUNCHED();
 }
 
@@ -96,7 +99,7 @@ void launch_sum_parts(const Inputs<T>& in, const Gradients<T>& gradients, cudaSt
 
 #define AIRMOE_INSTANTIATE(T)                                                                    \
   template void launch_row_terms<T>(const Inputs<T>&, int64_t, const T*, const T*, const float*, \
-                                    float2*, cudaStream_t);                                      \
+                                    float2*, int, cudaStream_t);                                 \
   template void launch_sum_parts<T>(const Inputs<T>&, const Gradients<T>&, cudaStream_t);
 AIRMOE_INSTANTIATE(float)
 AIRMOE_INSTANTIATE(__nv_bfloat16)

@@ -15,14 +15,15 @@ namespace airmoe::scheduler::cuda::attention {
 struct BlockOrder {
   int columns, levels, group;
 
-  /// So many blocks of a group: more than a device runs at a time.
-  static constexpr int kGroupBlocks = 1024;
+  /// So many tiles of a group: more than a device runs at a time, and enough that the last group's
+  /// long tiles do not decide the end.
+  static constexpr int kGroupTiles = 1024;
 
-  BlockOrder(int64_t columns_, int64_t levels_)
+  BlockOrder(int64_t columns_, int64_t levels_, int group_tiles = kGroupTiles)
       : columns(static_cast<int>(columns_)),
         levels(static_cast<int>(levels_)),
-        group(std::max(1, kGroupBlocks / levels)) {}
-  unsigned blocks() const { return static_cast<unsigned>(columns) * static_cast<unsigned>(levels); }
+        group(std::max(1, group_tiles / levels)) {}
+  constexpr int tiles() const { return columns * levels; }
 
   struct Place {
     int column, level;
@@ -35,5 +36,17 @@ struct BlockOrder {
   }
 #endif
 };
+
+#if defined(__CUDACC__)
+/// The next tile of a block of a grid that takes its first one by its own number: any free one, so
+/// that blocks end together. Not below order.tiles(): there is none. `tickets` is zero before the
+/// kernel and after it.
+__device__ __forceinline__ int take_ticket(const BlockOrder& order, int* tickets) {
+  const int ticket = atomicAdd(tickets, 1);
+  // Every block asks until it gets none, so that there are as many questions as tiles.
+  if (ticket == order.tiles() - 1) *tickets = 0;
+  return static_cast<int>(gridDim.x) + ticket;
+}
+#endif
 
 }  // namespace airmoe::scheduler::cuda::attention

@@ -117,7 +117,7 @@ class CudaEngine : public Engine {
     }
     const cuda::ClipState* clip = clip_state_.data();
     cuda::adamw_step(parameters_, adamw_, static_cast<float>(learning_rate), step, &clip->factor,
-                     &clip->skip, adamw_work_, stream_);
+                     &clip->skip, stream_);
     parameters_changed();
   }
 
@@ -235,7 +235,6 @@ class CudaEngine : public Engine {
   std::vector<std::unique_ptr<DeviceMoeLayer<T>>> layers_;
   std::unique_ptr<GraphedTrunk<T>> trunk_;
   cuda::GradientNormWorkspace norm_;
-  cuda::AdamwWorkspace adamw_work_;
   DeviceBuffer<cuda::GradientSquares> squares_{1};
   DeviceBuffer<cuda::ClipState> clip_state_{1};
   PinnedBuffer<cuda::GradientSquares> host_squares_;

@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <type_traits>
+#include <utility>
 
 #include <cuda_bf16.h>
 
@@ -57,12 +59,14 @@ void DeviceParameters<T>::upload(cudaStream_t stream) {
     copy(moment2_.data() + s.begin, p.moment2.data(), s.count, cudaMemcpyHostToDevice, stream);
   }
   zero_gradients(stream);
+  reset_rows(stream);
   refresh_compute(stream);
   AIRMOE_CUDA(cudaStreamSynchronize(stream));
 }
 
 template <class T>
 void DeviceParameters<T>::download(cudaStream_t stream) {
+  finish_rows(*this, stream);
   for (std::size_t i = 0; i < order_.size(); ++i) {
     const Segment& s = segments_[i];
     Parameter& p = *order_[i];
@@ -82,6 +86,92 @@ void DeviceParameters<T>::refresh_compute(cudaStream_t stream) {
                                         reinterpret_cast<uint2*>(compute_.data()), size_ / 4);
     AIRMOE_CUDA_LAUNCHED();
   }
+}
+
+template <class T>
+ExpertRows& DeviceParameters<T>::track_rows(int64_t rows, std::vector<const Parameter*> scored,
+                                            std::vector<const Parameter*> computed) {
+  ExpertRows& experts = experts_.emplace_back();
+  experts.rows = rows;
+  for (const auto* all : {&scored, &computed}) {
+    for (const Parameter* p : *all) {
+      AIRMOE_CHECK(p->row_count == rows && p->row_size() % 8 == 0, "{}: {} rows of {} elements",
+                   p->name, p->row_count, p->row_size());
+    }
+  }
+  experts.scored = std::move(scored);
+  experts.computed = std::move(computed);
+  experts.written.ensure(rows);
+  experts.updated.ensure(rows);
+  history_.rates.ensure(UpdateHistory::kMost);
+  return experts;
+}
+
+// No row has a gradient, none waits.
+template <class T>
+void DeviceParameters<T>::reset_rows(cudaStream_t stream) {
+  history_.made = history_.finished = 0;
+  for (ExpertRows& experts : experts_) {
+    experts.written.zero(stream);
+    experts.updated.zero(stream);
+  }
+}
+
+namespace {
+
+/// What is tracked of one parameter; rows is nullptr where nothing is.
+struct Tracked {
+  ExpertRows* rows = nullptr;
+  bool computed = false;
+};
+
+Tracked find(std::deque<ExpertRows>& all, const Parameter* parameter) {
+  for (ExpertRows& rows : all) {
+    for (const Parameter* p : rows.scored) {
+      if (p == parameter) return {&rows, false};
+    }
+    for (const Parameter* p : rows.computed) {
+      if (p == parameter) return {&rows, true};
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+template <class T>
+const ParameterTiles& DeviceParameters<T>::tiles(cudaStream_t stream) {
+  constexpr int64_t kMost = ParameterTiles::kElements;
+  if (tiles_.replicated + tiles_.by_expert > 0 || size_ == 0) return tiles_;
+  std::vector<ParameterTile> tiles;
+  for (std::size_t i = 0; i < order_.size(); ++i) {
+    const Segment& s = segments_[i];
+    const Tracked tracked = find(experts_, order_[i]);
+    const int64_t row_size = tracked.rows != nullptr ? order_[i]->row_size() : s.count;
+    const int64_t step = row_size < kMost ? kMost / row_size * row_size : row_size;
+    for (int64_t row = 0; row < s.count; row += step) {
+      const int64_t end = std::min(s.count, row + step);
+      for (int64_t begin = row; begin < end; begin += kMost) {
+        ParameterTile tile;
+        tile.begin = s.begin + begin;
+        tile.count = static_cast<int32_t>(std::min(kMost, end - begin));
+        tile.decay = s.decay;
+        if (tracked.rows != nullptr) {
+          tile.waits = tracked.computed;
+          tile.copied = tracked.computed;
+          tile.row_size = airmoe::cuda::Divider(std::min(row_size, kMost));
+          tile.written = tracked.rows->written.data() + row / row_size;
+          tile.updated = tracked.rows->updated.data() + row / row_size;
+        }
+        tiles.push_back(tile);
+      }
+    }
+    if (order_[i]->sharding == Sharding::replicated) tiles_.replicated = std::ssize(tiles);
+  }
+  tiles_.by_expert = std::ssize(tiles) - tiles_.replicated;
+  tiles_.tile.upload(tiles, stream);
+  AIRMOE_CUDA(cudaStreamSynchronize(stream));
+  return tiles_;
 }
 
 template <class T>

@@ -10,7 +10,6 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int64_t kBlocks = 1024;  // most partial sums of a range
-constexpr int64_t kFewest = 4096;  // elements that are worth a block
 
 __device__ double block_sum(double x) {
   __shared__ double of_warp[kWarp];
@@ -21,16 +20,30 @@ __device__ double block_sum(double x) {
   return warp_sum(lane < static_cast<int>(blockDim.x) / kWarp ? of_warp[lane] : 0.0);
 }
 
+/// Block b has tiles b, b + gridDim.x, ...
 __global__ void __launch_bounds__(kThreads)
-    square_sums_kernel(const float4* __restrict__ x, int64_t quads, double* __restrict__ partial) {
-  const int64_t stride = gridDim.x * static_cast<int64_t>(kThreads);
+    square_sums_kernel(const ParameterTile* __restrict__ tiles, int count, int32_t number,
+                       const float* __restrict__ gradient, double* __restrict__ partial) {
+  constexpr int kQuads = 4;  // loads under way at once
   double sum = 0.0;
-#pragma unroll 4
-  for (int64_t i = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x; i < quads;
-       i += stride) {
-    const float4 v = x[i];
-    const double a = v.x, b = v.y, c = v.z, d = v.w;
-    sum += a * a + b * b + (c * c + d * d);
+  for (int t = static_cast<int>(blockIdx.x); t < count; t += static_cast<int>(gridDim.x)) {
+    const ParameterTile tile = tiles[t];
+    const int64_t end = tile.begin + tile.count;
+    for (int64_t base = tile.begin + threadIdx.x * 4; base < end; base += kQuads * kThreads * 4) {
+      float4 v[kQuads];
+#pragma unroll
+      for (int q = 0; q < kQuads; ++q) {
+        const int64_t i = base + q * kThreads * 4;
+        v[q] = i < end && tile.has_gradient(i, number)
+                   ? *reinterpret_cast<const float4*>(gradient + i)
+                   : float4{};
+      }
+#pragma unroll
+      for (const float4& x : v) {
+        const double a = x.x, b = x.y, c = x.z, d = x.w;
+        sum += a * a + b * b + (c * c + d * d);
+      }
+    }
   }
   sum = block_sum(sum);
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;
@@ -55,14 +68,15 @@ __global__ void clip_kernel(const GradientSquares* squares, const double* loss, 
   state->skip = finite ? 0 : 1;
 }
 
-int64_t blocks_for(int64_t elements) {
-  return std::min(kBlocks, (elements + kFewest - 1) / kFewest);
+int64_t blocks_for(int64_t tiles) {
+  return std::min(kBlocks, tiles);
 }
 
-void square_sums(const float* x, int64_t elements, double* partial, cudaStream_t stream) {
-  if (elements == 0) return;
-  square_sums_kernel<<<static_cast<unsigned>(blocks_for(elements)), kThreads, 0, stream>>>(
-      reinterpret_cast<const float4*>(x), elements / 4, partial);
+void square_sums(const ParameterTile* tiles, int64_t count, int32_t number, const float* gradient,
+                 double* partial, cudaStream_t stream) {
+  if (count == 0) return;
+  square_sums_kernel<<<static_cast<unsigned>(blocks_for(count)), kThreads, 0, stream>>>(
+      tiles, static_cast<int>(count), number, gradient, partial);
   AIRMOE_CUDA_LAUNCHED();
 }
 
@@ -71,15 +85,16 @@ void square_sums(const float* x, int64_t elements, double* partial, cudaStream_t
 template <class T>
 void gradient_norm(DeviceParameters<T>& parameters, GradientSquares* squares,
                    GradientNormWorkspace& workspace, cudaStream_t stream) {
-  const int64_t replicated = parameters.replicated_size();
-  const int64_t by_expert = parameters.size() - replicated;
+  const ParameterTiles& tiles = parameters.tiles(stream);
+  const int32_t number = parameters.history().next();
+  const int64_t first = blocks_for(tiles.replicated), second = blocks_for(tiles.by_expert);
   workspace.partial.ensure(2 * kBlocks);
   double* partial = workspace.partial.data();
-  square_sums(parameters.gradients(), replicated, partial, stream);
-  square_sums(parameters.gradients() + replicated, by_expert, partial + blocks_for(replicated),
-              stream);
-  add_partial_kernel<<<1, kBlocks, 0, stream>>>(partial, static_cast<int>(blocks_for(replicated)),
-                                                static_cast<int>(blocks_for(by_expert)), squares);
+  square_sums(tiles.tile.data(), tiles.replicated, number, parameters.gradients(), partial, stream);
+  square_sums(tiles.tile.data() + tiles.replicated, tiles.by_expert, number, parameters.gradients(),
+              partial + first, stream);
+  add_partial_kernel<<<1, kBlocks, 0, stream>>>(partial, static_cast<int>(first),
+                                                static_cast<int>(second), squares);
   AIRMOE_CUDA_LAUNCHED();
 }
 

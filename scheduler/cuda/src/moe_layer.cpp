@@ -56,6 +56,10 @@ DeviceMoeLayer<T>::DeviceMoeLayer(MoeLayer& host, uint64_t seed, DeviceParameter
   if (host.gate_proj() != nullptr) gate_table_ = tables_.add(*host.gate_proj());
   if (several()) {
     exchange_ = std::make_unique<TokenExchange>(links_->comm(Lane::tokens), config_.codewords);
+  } else {
+    std::vector<const Parameter*> computed = {&host.up(), &host.down()};
+    if (host.gate_proj() != nullptr) computed.push_back(host.gate_proj());
+    rows_ = &parameters.track_rows(owned_, {&host.centroid()}, std::move(computed));
   }
   count_.ensure(config_.experts);
   window_.ensure(config_.experts);
@@ -83,8 +87,11 @@ experts::PathShape DeviceMoeLayer<T>::path_shape() const {
 
 template <class T>
 void DeviceMoeLayer<T>::group_pairs(cudaStream_t stream) {
+  const int64_t slice = path_taken_ == experts::Path::dense
+                            ? airmoe::cuda::accumulate_slice<T>(tokens_, config_.dim)
+                            : 0;
   grouping_.build(order_.view(), lists_.view(), position_.data(), config_.active, config_.experts,
-                  stream);
+                  stream, slice);
 }
 
 template <class T>
@@ -221,6 +228,7 @@ void DeviceMoeLayer<T>::forward(const T* hidden, int64_t tokens, float* out, cud
       hidden_, config_.dim, order_.view(), lists_.view(), tables_.values(unit_table_),
       config_.active, jitter ? &*jitter : nullptr,
       {position_.data(), gate_.data(), log_sum_exp_.data()}, select_, stream);
+  update_selected(stream);
   pair_tiles_.build(order_.view(), lists_.view(), position_.data(), config_.active, stream);
   const experts::cuda::DeviceExpertTable<T> experts = table();
   saved_.ensure(batch_.training ? pairs * experts.saved_per_pair() : 0);
@@ -244,7 +252,7 @@ void DeviceMoeLayer<T>::forward(const T* hidden, int64_t tokens, float* out, cud
                                   batch_.training ? "combine" : "eval_combine");
     exchange_->give_back(y, config_.dim, out, links_->fork(Lane::tokens, stream));
   }
-  if (batch_.training) count_usage(stream);
+  if (batch_.training && several()) count_usage(stream);
   if (several()) links_->join(Lane::tokens, stream);
   if (keeps_output()) {
     output_.ensure(home_tokens_ * config_.dim);
@@ -265,6 +273,19 @@ void DeviceMoeLayer<T>::count_usage(cudaStream_t stream) {
   const cudaStream_t lane = links_->fork(Lane::background, stream);
   link.all_reduce_sum(count_.data(), config_.experts, lane);
   usage_ready_.record(lane);
+}
+
+// Rows of experts that no token had selected for a while are behind.
+template <class T>
+void DeviceMoeLayer<T>::update_selected(cudaStream_t stream) {
+  if (rows_ == nullptr) return;
+  if (batch_.training) {
+    count_usage(stream);
+  } else {
+    router::cuda::count_selections(lists_.view(), order_.view(), selected(), config_.experts,
+                                   count_.data(), nullptr, stream);
+  }
+  select_rows(parameters_, *rows_, count_.data(), stream);
 }
 
 template <class T>
@@ -331,9 +352,13 @@ void DeviceMoeLayer<T>::backward(const T* d_out, float* d_hidden, cudaStream_t s
     terms[3] = terms[2];
     terms[2] = {d_inner_.data(), hidden_, tables_.gradients(gate_table_), m};
   }
-  airmoe::cuda::accumulate_pairs<T>(grouping_.view(),
-                                    std::span(std::as_const(terms)).first(experts.gated() ? 4 : 3),
-                                    d, accumulate_, stream);
+  airmoe::cuda::WrittenRows written;
+  if (rows_ != nullptr) written = {rows_->written.data(), parameters_.history().next()};
+  for (const airmoe::cuda::PairGroups& slice : grouping_.slices()) {
+    airmoe::cuda::accumulate_pairs<T>(
+        slice, std::span(std::as_const(terms)).first(experts.gated() ? 4 : 3), d, accumulate_,
+        stream, written);
+  }
   if (!several()) return;
   links_->join(Lane::tokens, stream);
   if (links_->overlaps() && batch_.index + 1 == batch_.count) collect_gradients(stream);
@@ -343,9 +368,10 @@ template <class T>
 void DeviceMoeLayer<T>::collect_gradients(cudaStream_t stream) {
   const cudaStream_t lane = several() ? links_->fork(Lane::background, stream) : stream;
   tables_.collect_gradients(lane);
-  router::cuda::project_to_sphere_backward(parameters_.gradient(host_.centroid()),
-                                           parameters_.value(host_.centroid()),
-                                           inverse_norm_.data(), owned_, config_.dim, lane);
+  router::cuda::project_to_sphere_backward(
+      parameters_.gradient(host_.centroid()), parameters_.value(host_.centroid()),
+      inverse_norm_.data(), owned_, config_.dim, rows_ != nullptr ? rows_->written.data() : nullptr,
+      parameters_.history().next(), lane);
   gradients_ready_.record(lane);
   gradients_collected_ = true;
 }

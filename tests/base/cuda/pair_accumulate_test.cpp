@@ -25,6 +25,25 @@ std::string name(const RoutedShape& s) {
                      s.length);
 }
 
+/// Of the pairs [begin, end).
+void expect_groups(const RoutedCase& c, int64_t begin, int64_t end, const PairGroups& view,
+                   cudaStream_t stream) {
+  ASSERT_EQ(view.pairs, end - begin);
+  std::vector<int32_t> pair(static_cast<std::size_t>(end - begin));
+  std::iota(pair.begin(), pair.end(), static_cast<int32_t>(begin));
+  std::stable_sort(pair.begin(), pair.end(),
+                   [&](int32_t a, int32_t b) { return c.row(a) < c.row(b); });
+  std::vector<int32_t> row, offset(static_cast<std::size_t>(c.shape.rows + 1), 0);
+  for (const int32_t p : pair) {
+    row.push_back(c.row(p));
+    ++offset[static_cast<std::size_t>(c.row(p) + 1)];
+  }
+  std::partial_sum(offset.begin(), offset.end(), offset.begin());
+  EXPECT_EQ(from_device(view.pair, view.pairs, stream), pair);
+  EXPECT_EQ(from_device(view.row, view.pairs, stream), row);
+  EXPECT_EQ(from_device(view.offset, c.shape.rows + 1, stream), offset);
+}
+
 TEST(PairGroups, AreTheStableSortByRow) {
   const Stream stream;
   DevicePairGrouping grouping;  // one object over growing and shrinking problems
@@ -32,37 +51,35 @@ TEST(PairGroups, AreTheStableSortByRow) {
     SCOPED_TRACE(name(shape));
     const RoutedCase c(shape);
     const DeviceCase device(c, stream);
-    grouping.build(device.tokens(), device.lists(), device.position(), shape.active, shape.rows,
-                   stream);
-    const PairGroups view = grouping.view();
-    ASSERT_EQ(view.pairs, c.pairs());
-    std::vector<int32_t> pair(static_cast<std::size_t>(c.pairs()));
-    std::iota(pair.begin(), pair.end(), 0);
-    std::stable_sort(pair.begin(), pair.end(),
-                     [&](int32_t a, int32_t b) { return c.row(a) < c.row(b); });
-    std::vector<int32_t> row, offset(static_cast<std::size_t>(shape.rows + 1), 0);
-    for (const int32_t p : pair) {
-      row.push_back(c.row(p));
-      ++offset[static_cast<std::size_t>(c.row(p) + 1)];
+    for (const int64_t slice : {int64_t{0}, shape.tokens, shape.tokens / 3 + 1}) {
+      grouping.build(device.tokens(), device.lists(), device.position(), shape.active, shape.rows,
+                     stream, slice);
+      int64_t begin = 0;
+      for (const PairGroups& view : grouping.slices()) {
+        const int64_t end =
+            slice == 0 ? c.pairs() : std::min(c.pairs(), begin + slice * shape.active);
+        expect_groups(c, begin, end, view, stream);
+        begin = end;
+      }
+      EXPECT_EQ(begin, c.pairs());
     }
-    std::partial_sum(offset.begin(), offset.end(), offset.begin());
-    EXPECT_EQ(from_device(view.pair, c.pairs(), stream), pair);
-    EXPECT_EQ(from_device(view.row, c.pairs(), stream), row);
-    EXPECT_EQ(from_device(view.offset, shape.rows + 1, stream), offset);
   }
 }
 
 /// source[i] and units[i] of term i; sources are numbered.
+/// @param slice         of DevicePairGrouping::build
+/// @param some_written  a third of the rows hold no sums yet
 template <class T>
 void expect_exact_sums(const RoutedShape& shape, int64_t d, const std::vector<int>& source,
-                       const std::vector<int64_t>& units) {
-  SCOPED_TRACE(fmt::format("{}, d {}, {} terms, {} units", name(shape), d, units.size(), units[0]));
+                       const std::vector<int64_t>& units, int64_t slice, bool some_written) {
+  SCOPED_TRACE(fmt::format("{}, d {}, {} terms, {} units, slices of {}{}", name(shape), d,
+                           units.size(), units[0], slice, some_written ? ", some written" : ""));
   const Stream stream;
   const RoutedCase c(shape);
   const DeviceCase device(c, stream);
   DevicePairGrouping grouping;
   grouping.build(device.tokens(), device.lists(), device.position(), shape.active, shape.rows,
-                 stream);
+                 stream, slice);
   std::vector<std::vector<float>> x, coefficient, expected;
   std::vector<DeviceBuffer<T>> device_x(2);
   std::vector<DeviceBuffer<float>> device_coefficient(units.size()), gradient(units.size());
@@ -70,6 +87,13 @@ void expect_exact_sums(const RoutedShape& shape, int64_t d, const std::vector<in
     x.push_back(random_integers(shape.tokens * d, 4, 20 + i));
     upload_as(device_x[i], x[i], stream);
   }
+  constexpr int32_t kNow = 6;
+  std::vector<int32_t> number(static_cast<std::size_t>(shape.rows), kNow);
+  if (some_written) {
+    for (std::size_t r = 0; r < number.size(); r += 3) number[r] = static_cast<int32_t>(r % 5);
+  }
+  DeviceBuffer<int32_t> device_number;
+  device_number.upload(number, stream);
   std::vector<AccumulateTerm<T>> terms;
   for (std::size_t i = 0; i < units.size(); ++i) {
     const int64_t m = units[i];
@@ -80,6 +104,10 @@ void expect_exact_sums(const RoutedShape& shape, int64_t d, const std::vector<in
     terms.push_back({device_coefficient[i].data(),
                      device_x[static_cast<std::size_t>(source[i])].data(), gradient[i].data(), m});
     const std::vector<float>& from = x[static_cast<std::size_t>(source[i])];
+    for (int64_t p = 0; p < c.pairs(); ++p) {  // what such rows held does not matter
+      if (number[static_cast<std::size_t>(c.row(p))] == kNow) continue;
+      std::fill_n(expected[i].begin() + c.row(p) * m * d, m * d, 0.0f);
+    }
     for (int64_t p = 0; p < c.pairs(); ++p) {
       for (int64_t j = 0; j < m; ++j) {
         for (int64_t k = 0; k < d; ++k) {
@@ -90,10 +118,25 @@ void expect_exact_sums(const RoutedShape& shape, int64_t d, const std::vector<in
     }
   }
   AccumulateWorkspace workspace;
-  accumulate_pairs<T>(grouping.view(), terms, d, workspace, stream);
+  WrittenRows written;
+  if (some_written) written = {device_number.data(), kNow};
+  for (const PairGroups& groups : grouping.slices()) {
+    accumulate_pairs<T>(groups, terms, d, workspace, stream, written);
+  }
   for (std::size_t i = 0; i < units.size(); ++i) {
     EXPECT_EQ(from_device(gradient[i], stream), expected[i]) << "term " << i;
   }
+  if (!some_written) return;
+  for (int64_t p = 0; p < c.pairs(); ++p) number[static_cast<std::size_t>(c.row(p))] = kNow;
+  EXPECT_EQ(from_device(device_number, stream), number);
+}
+
+template <class T>
+void expect_exact_sums(const RoutedShape& shape, int64_t d, const std::vector<int>& source,
+                       const std::vector<int64_t>& units) {
+  expect_exact_sums<T>(shape, d, source, units, 0, false);
+  expect_exact_sums<T>(shape, d, source, units, 0, true);
+  expect_exact_sums<T>(shape, d, source, units, shape.tokens / 3 + 1, true);
 }
 
 TEST(PairAccumulate, SumsIntegersExactly) {

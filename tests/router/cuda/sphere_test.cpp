@@ -68,11 +68,38 @@ TEST(DeviceSphere, BackwardHasTheSameBits) {
     from.upload(centroid, stream);
     norms.upload(inverse, stream);
     g.upload(gradient, stream);
-    project_to_sphere_backward(g.data(), from.data(), norms.data(), n, d, stream);
+    project_to_sphere_backward(g.data(), from.data(), norms.data(), n, d, nullptr, 0, stream);
     router::project_to_sphere_backward(matrix(std::as_const(unit), n, d), inverse,
                                        matrix(gradient, n, d));
     const auto found = test::download(g.data(), n * d, stream);
     for (int64_t i = 0; i < n * d; ++i) ASSERT_EQ(found[i], gradient[i]) << n << " x " << d;
+  }
+}
+
+TEST(DeviceSphere, BackwardLeavesOtherRowsAlone) {
+  const test::Stream stream;
+  for (const auto& [n, d] : kShapes) {
+    const auto centroid = rows_of_all_sizes(n, d);
+    const auto gradient = airmoe::router::test::Random(6).normals(n * d);
+    std::vector<float> unit(n * d), inverse(n);
+    router::project_to_sphere(matrix(centroid, n, d), matrix(unit, n, d), inverse);
+    std::vector<int32_t> number(n);
+    for (int64_t r = 0; r < n; ++r) number[r] = static_cast<int32_t>(r * r % 7 % 3);
+    test::DeviceBuffer<float> from, norms, all, some;
+    test::DeviceBuffer<int32_t> chosen;
+    from.upload(centroid, stream);
+    norms.upload(inverse, stream);
+    all.upload(gradient, stream);
+    some.upload(gradient, stream);
+    chosen.upload(number, stream);
+    project_to_sphere_backward(all.data(), from.data(), norms.data(), n, d, nullptr, 0, stream);
+    project_to_sphere_backward(some.data(), from.data(), norms.data(), n, d, chosen.data(), 1,
+                               stream);
+    const auto projected = test::download(all.data(), n * d, stream);
+    const auto found = test::download(some.data(), n * d, stream);
+    for (int64_t i = 0; i < n * d; ++i) {
+      ASSERT_EQ(found[i], number[i / d] == 1 ? projected[i] : gradient[i]) << n << " x " << d;
+    }
   }
 }
 

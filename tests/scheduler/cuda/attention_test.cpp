@@ -1,10 +1,12 @@
 #include "scheduler/cuda/attention.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <random>
 #include <string>
+#include <thread>
 #include <type_traits>
 #include <vector>
 
@@ -156,9 +158,20 @@ template <class T>
 Oracle oracle(const Case<T>& c) {
   Oracle o{std::vector<double>(c.rows * c.q_columns), std::vector<double>(c.rows * c.shape.heads),
            std::vector<double>(c.rows * c.width)};
-  for (int64_t s = 0; s < c.shape.sequences; ++s) {
-    for (int64_t h = 0; h < c.shape.heads; ++h) oracle_head(c, s, h, o.out, o.log_sum, o.d_qkv);
-  }
+  // By all processor cores; heads that share gradients on one.
+  std::atomic<int64_t> next = 0;
+  const auto work = [&] {
+    const int64_t group = c.shape.heads / c.shape.kv_heads;
+    for (int64_t i; (i = next++) < c.shape.sequences * c.shape.kv_heads;) {
+      const int64_t first = i % c.shape.kv_heads * group;
+      for (int64_t h = first; h < first + group; ++h) {
+        oracle_head(c, i / c.shape.kv_heads, h, o.out, o.log_sum, o.d_qkv);
+      }
+    }
+  };
+  std::vector<std::thread> threads;
+  for (unsigned i = 0; i < std::thread::hardware_concurrency(); ++i) threads.emplace_back(work);
+  for (std::thread& thread : threads) thread.join();
   return o;
 }
 
@@ -178,12 +191,14 @@ void expect_close(const std::vector<A>& actual, const std::vector<B>& expected, 
 
 /// Ragged and whole tiles, one to many query heads per key head, head sizes that fill their tile
 /// and that do not; many short sequences, where query heads are summed in one block or in two
-/// parts; enough blocks for the larger tiles.
+/// parts; more tiles than an H100 takes at a time; head sizes of all kernels.
 const AttentionShape kShapes[] = {
     {1, 1, 1, 1, 64},    {2, 63, 4, 1, 64},    {1, 64, 2, 1, 64},  {2, 130, 6, 2, 32},
     {1, 129, 2, 2, 128}, {3, 100, 6, 2, 16},   {1, 131, 4, 4, 8},  {1, 77, 3, 1, 96},
     {2, 257, 8, 2, 64},  {1, 321, 2, 1, 128},  {520, 3, 2, 1, 16}, {256, 5, 4, 1, 8},
     {1, 500, 3, 3, 48},  {264, 130, 1, 1, 64}, {88, 70, 6, 2, 24}, {528, 40, 1, 1, 128},
+    {2, 191, 4, 2, 72},  {1, 300, 6, 3, 80},   {3, 129, 4, 1, 96}, {2, 450, 6, 2, 128},
+    {70, 130, 2, 1, 72}, {1, 193, 2, 2, 40},   {2, 65, 3, 1, 56},  {1, 260, 4, 2, 112},
 };
 
 std::string name_of(const AttentionShape& s) {
@@ -212,8 +227,10 @@ TYPED_TEST(DeviceAttention, EqualsDoublePrecision) {
 
 TYPED_TEST(DeviceAttention, RepeatsItsBits) {
   const Stream stream;
-  const Case<TypeParam> c({1, 200, 4, 2, 64});
-  EXPECT_EQ(on_device(c, stream), on_device(c, stream));
+  for (const int64_t head_dim : {32, 64, 128}) {
+    const Case<TypeParam> c({20, 400, 12, 4, head_dim});
+    EXPECT_EQ(on_device(c, stream), on_device(c, stream)) << head_dim;
+  }
 }
 
 TYPED_TEST(DeviceAttention, DoesNothingWithoutTokens) {
@@ -230,6 +247,27 @@ TYPED_TEST(DeviceAttention, NamesTheOptionForHeadsThatDoNotFit) {
     } catch (const Error& error) {
       EXPECT_NE(std::string(error.what()).find("--heads"), std::string::npos) << error.what();
     }
+  }
+}
+
+/// Longer rows than double precision has time for, on numbers that bf16 can hold: the bounds are
+/// those of bf16 against double precision.
+TEST(DeviceAttentionBf16, EqualsTheFloatKernels) {
+  const Stream stream;
+  for (const AttentionShape& shape : {AttentionShape{1, 2000, 2, 1, 32},
+                                      {2, 1024, 8, 2, 64},
+                                      {1, 1500, 12, 4, 96},
+                                      {3, 1025, 4, 2, 128},
+                                      {8, 512, 16, 2, 80}}) {
+    SCOPED_TRACE(name_of(shape));
+    const Case<Bf16> c(shape);
+    Case<float> wide(shape);
+    wide.qkv.exact = wide.qkv.value = c.qkv.value;
+    wide.d_out.exact = wide.d_out.value = c.d_out.value;
+    const Result result = on_device(c, stream), expected = on_device(wide, stream);
+    expect_close(result.log_sum, expected.log_sum, 1e-5, "log_sum");
+    expect_close(result.out, expected.out, 6e-3, "out");
+    expect_close(result.d_qkv, expected.d_qkv, 1.5e-2, "gradients");
   }
 }
 

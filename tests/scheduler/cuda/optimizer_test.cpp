@@ -66,12 +66,11 @@ TYPED_TEST(Optimizer, StepHasTheBitsOfTheHost) {
   Parameters host, on_device;
   DeviceParameters<T> device(on_device.all);
   device.upload(stream);
-  AdamwWorkspace workspace;
   const AdamWOptions options{0.9f, 0.95f, 1e-8f, 0.1f};
   const auto factor = to_device<float>(std::vector<float>{0.37f});
   for (const int64_t step : {1, 2, 7}) {
     upload_gradients(host.all, on_device.all, device, stream);
-    adamw_step(device, options, 1e-2f, step, factor.data(), nullptr, workspace, stream);
+    adamw_step(device, options, 1e-2f, step, factor.data(), nullptr, stream);
     scheduler::adamw_step(host.all, options, 1e-2f, step, 0.37f);
     for (auto& p : host.all.all()) {
       Parameters::fill(p->gradient,
@@ -104,9 +103,8 @@ TEST(Optimizer, SkippedStepChangesNothing) {
   Parameters parameters, same;
   DeviceParameters<float> device(parameters.all);
   device.upload(stream);
-  AdamwWorkspace workspace;
   const auto skip = to_device<int>(std::vector<int>{1});
-  adamw_step(device, {}, 1e-2f, 1, nullptr, skip.data(), workspace, stream);
+  adamw_step(device, {}, 1e-2f, 1, nullptr, skip.data(), stream);
   device.download(stream);
   for (std::size_t i = 0; i < same.all.all().size(); ++i) {
     Parameter &expected = *same.all.all()[i], &found = *parameters.all.all()[i];
@@ -114,7 +112,7 @@ TEST(Optimizer, SkippedStepChangesNothing) {
     EXPECT_TRUE(
         std::equal(expected.moment1.begin(), expected.moment1.end(), found.moment1.begin()));
   }
-  EXPECT_THROW(adamw_step(device, {}, 1e-2f, 0, nullptr, nullptr, workspace, stream), Error);
+  EXPECT_THROW(adamw_step(device, {}, 1e-2f, 0, nullptr, nullptr, stream), Error);
 }
 
 ClipState clip(const DeviceBuffer<GradientSquares>& squares, double limit, double loss,

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "comm/base/cuda/pair_accumulate.hpp"
 #include "comm/base/cuda/src/pair_accumulate_kernels.cuh"
 #include "comm/base/cuda/src/pair_accumulate_units.cuh"
@@ -8,8 +10,9 @@ namespace {
 template <class T>
 class Launcher {
  public:
-  Launcher(const PairGroups& groups, int64_t d, AccumulateWorkspace& workspace, cudaStream_t stream)
-      : groups_(groups), d_(d), workspace_(workspace), stream_(stream) {}
+  Launcher(const PairGroups& groups, const WrittenRows& written, int64_t d,
+           AccumulateWorkspace& workspace, cudaStream_t stream)
+      : groups_(groups), written_(written), d_(d), workspace_(workspace), stream_(stream) {}
 
   /// Jobs job[0..first) with source `a`, then `second` of them with source `b`.
   void run(const AccumulateJob* job, int first, const T* a, int second, const T* b) {
@@ -52,14 +55,16 @@ class Launcher {
     const dim3 grid(static_cast<unsigned>((segments + kWarpsPerBlock - 1) / kWarpsPerBlock),
                     static_cast<unsigned>((d_ + 32 * kColumns - 1) / (32 * kColumns)));
     accumulate_kernel<T, kFirst, kSecond, kColumns><<<grid, kWarpsPerBlock * 32, 0, stream_>>>(
-        groups_, jobs, static_cast<int>(segments), static_cast<int>(d_), workspace_.partial.data());
+        groups_, jobs, written_, static_cast<int>(segments), static_cast<int>(d_),
+        workspace_.partial.data());
     AIRMOE_CUDA_LAUNCHED();
     add_parts_kernel<T, kFirst, kSecond><<<static_cast<unsigned>(segments), 128, 0, stream_>>>(
-        groups_, jobs, static_cast<int>(d_), workspace_.partial.data());
+        groups_, jobs, written_, static_cast<int>(d_), workspace_.partial.data());
     AIRMOE_CUDA_LAUNCHED();
   }
 
   const PairGroups& groups_;
+  WrittenRows written_;
   int64_t d_;
   AccumulateWorkspace& workspace_;
   cudaStream_t stream_;
@@ -70,7 +75,7 @@ class Launcher {
 constexpr int64_t kTensorUnits = 16, kTensorProducts = 512;
 
 void accumulate_units(const PairGroups& groups, const AccumulateTerm<__nv_bfloat16>& term,
-                      int64_t d, cudaStream_t stream) {
+                      const WrittenRows& written, int64_t d, cudaStream_t stream) {
   using Shape = AccumulateShape;
   AIRMOE_CUDA(cudaFuncSetAttribute(
       accumulate_units_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kSharedBytes));
@@ -80,7 +85,7 @@ void accumulate_units(const PairGroups& groups, const AccumulateTerm<__nv_bfloat
                term.units, d);
   const dim3 grid(static_cast<unsigned>(groups.rows), static_cast<unsigned>(slabs * parts));
   accumulate_units_kernel<<<grid, Shape::kThreads, Shape::kSharedBytes, stream>>>(
-      groups, term.coefficient, term.source, term.gradient, static_cast<int>(term.units),
+      groups, term.coefficient, term.source, term.gradient, written, static_cast<int>(term.units),
       static_cast<int>(d), static_cast<int>(slabs));
   AIRMOE_CUDA_LAUNCHED();
 }
@@ -96,16 +101,11 @@ AccumulateJob job_of(const AccumulateTerm<T>& term, int64_t unit, int64_t d) {
   return {term.coefficient + unit, term.gradient + unit * d, term.units};
 }
 
-}  // namespace
-
 template <class T>
-void accumulate_pairs(const PairGroups& groups, std::span<const AccumulateTerm<T>> terms, int64_t d,
-                      AccumulateWorkspace& workspace, cudaStream_t stream) {
-  if (d <= 0 || d % 8 != 0) {
-    fail(ExitCode::config, "--dim {}: a device needs a multiple of 8", d);
-  }
-  if (groups.pairs == 0 || terms.empty()) return;
-  Launcher<T> launcher(groups, d, workspace, stream);
+void accumulate_terms(const PairGroups& groups, std::span<const AccumulateTerm<T>> terms, int64_t d,
+                      AccumulateWorkspace& workspace, cudaStream_t stream,
+                      const WrittenRows& written) {
+  Launcher<T> launcher(groups, written, d, workspace, stream);
   constexpr int kMost = 4;
   AccumulateJob jobs[kMost];
 
@@ -129,7 +129,7 @@ void accumulate_pairs(const PairGroups& groups, std::span<const AccumulateTerm<T
 
   if constexpr (std::is_same_v<T, __nv_bfloat16>) {
     for (const auto& term : terms) {
-      if (on_tensor_cores(groups, term)) accumulate_units(groups, term, d, stream);
+      if (on_tensor_cores(groups, term)) accumulate_units(groups, term, written, d, stream);
     }
   }
   // Else one source after the other, up to four jobs at a time.
@@ -154,10 +154,41 @@ void accumulate_pairs(const PairGroups& groups, std::span<const AccumulateTerm<T
   }
 }
 
+}  // namespace
+
+template <class T>
+void accumulate_pairs(const PairGroups& groups, std::span<const AccumulateTerm<T>> terms, int64_t d,
+                      AccumulateWorkspace& workspace, cudaStream_t stream,
+                      const WrittenRows& written) {
+  if (d <= 0 || d % 8 != 0) {
+    fail(ExitCode::config, "--dim {}: a device needs a multiple of 8", d);
+  }
+  if (groups.pairs == 0 || terms.empty()) return;
+  accumulate_terms(groups, terms, d, workspace, stream, written);
+  if (written.number == nullptr) return;
+  mark_written_kernel<<<static_cast<unsigned>((groups.rows + 255) / 256), 256, 0, stream>>>(
+      groups, written);
+  AIRMOE_CUDA_LAUNCHED();
+}
+
+template <class T>
+int64_t accumulate_slice(int64_t tokens, int64_t d) {
+  constexpr int64_t kBytes = 16 << 20;
+  const int64_t columns = std::min<int64_t>(d, 256);
+  const int64_t most = kBytes / (2 * columns * static_cast<int64_t>(sizeof(T)));
+  if (tokens < most + most / 2) return 0;
+  const int64_t slices = (tokens + most - 1) / most;
+  return (tokens + slices - 1) / slices;
+}
+
+template int64_t accumulate_slice<float>(int64_t, int64_t);
+template int64_t accumulate_slice<__nv_bfloat16>(int64_t, int64_t);
 template void accumulate_pairs<float>(const PairGroups&, std::span<const AccumulateTerm<float>>,
-                                      int64_t, AccumulateWorkspace&, cudaStream_t);
+                                      int64_t, AccumulateWorkspace&, cudaStream_t,
+                                      const WrittenRows&);
 template void accumulate_pairs<__nv_bfloat16>(const PairGroups&,
                                               std::span<const AccumulateTerm<__nv_bfloat16>>,
-                                              int64_t, AccumulateWorkspace&, cudaStream_t);
+                                              int64_t, AccumulateWorkspace&, cudaStream_t,
+                                              const WrittenRows&);
 
 }  // namespace airmoe::cuda

@@ -35,6 +35,11 @@ __device__ __forceinline__ float high_bf16(uint32_t pair) {
   return __uint_as_float(pair & 0xffff0000u);
 }
 
+/// Whether sums are added to what the row's gradients hold.
+__device__ __forceinline__ bool holds_sums(const WrittenRows& written, int row) {
+  return written.number == nullptr || written.number[row] == written.now;
+}
+
 /// kColumns neighbouring elements of a row, kept as loaded until they are used.
 template <class T, int kColumns>
 struct RowPart;
@@ -102,10 +107,11 @@ struct PairWindow {
   int token = 0, row = 0;
   float coefficient[kJobs] = {};
   uint32_t last = 0;  // pairs that end their row's sum
+  uint32_t add = 0;   // those of them whose rows hold sums
 
   template <class Jobs>
-  __device__ __forceinline__ void load(const PairGroups& groups, const Jobs& jobs, int base,
-                                       int end) {
+  __device__ __forceinline__ void load(const PairGroups& groups, const Jobs& jobs,
+                                       const WrittenRows& written, int base, int end) {
     const int i = base + static_cast<int>(threadIdx.x) % 32;
     token = 0;
     bool ends = false;
@@ -122,6 +128,7 @@ struct PairWindow {
       }
     }
     last = __ballot_sync(0xffffffffu, ends);
+    add = __ballot_sync(0xffffffffu, ends && holds_sums(written, row));
   }
 };
 
@@ -129,10 +136,10 @@ struct PairWindow {
 template <class T, int kFirst, int kSecond, int kColumns>
 __global__ void __launch_bounds__(kWarpsPerBlock * 32)
     accumulate_kernel(const __grid_constant__ PairGroups groups,
-                      const __grid_constant__ AccumulateJobs<T, kFirst, kSecond> jobs, int segments,
-                      int d, float* __restrict__ partial) {
+                      const __grid_constant__ AccumulateJobs<T, kFirst, kSecond> jobs,
+                      const WrittenRows written, int segments, int d, float* __restrict__ partial) {
   constexpr int kJobs = kFirst + kSecond;
-  constexpr int kAhead = 4;  // pairs whose rows are loaded before the first is used
+  constexpr int kAhead = 32 / kColumns;  // pairs whose rows are loaded before the first is used
   constexpr uint32_t kAll = 0xffffffffu;
   const int lane = threadIdx.x % 32;
   const int segment =
@@ -146,8 +153,9 @@ __global__ void __launch_bounds__(kWarpsPerBlock * 32)
   const T* const second = kSecond > 0 ? jobs.source[1] + (inside ? column : 0) : nullptr;
 
   float sum[kJobs][kColumns] = {};
-  const auto flush = [&](int row) {
+  const auto flush = [&](int row, bool add) {
     if (inside) {
+      add = add && !range.part;
       float4* to[kJobs];
       float4 old[kJobs][kColumns / 4];  // all are on their way before the first is needed
 #pragma unroll
@@ -157,7 +165,7 @@ __global__ void __launch_bounds__(kWarpsPerBlock * 32)
                        : jobs.job[j].gradient + row * jobs.job[j].units * d + column);
 #pragma unroll
         for (int i = 0; i < kColumns / 4; ++i) {
-          old[j][i] = range.part ? make_float4(0, 0, 0, 0) : to[j][i];
+          old[j][i] = add ? to[j][i] : make_float4(0, 0, 0, 0);
         }
       }
 #pragma unroll
@@ -178,9 +186,9 @@ __global__ void __launch_bounds__(kWarpsPerBlock * 32)
   };
 
   PairWindow<kJobs> window, next;
-  window.load(groups, jobs, range.begin, range.end);
+  window.load(groups, jobs, written, range.begin, range.end);
   for (int base = range.begin; base < range.end; base += 32) {
-    next.load(groups, jobs, base + 32, range.end);
+    next.load(groups, jobs, written, base + 32, range.end);
     const int count = min(32, range.end - base);
     for (int q = 0; q < count; q += kAhead) {
       RowPart<T, kColumns> x[kAhead], y[kSecond > 0 ? kAhead : 1];
@@ -200,7 +208,9 @@ __global__ void __launch_bounds__(kWarpsPerBlock * 32)
             sum[j][i] = fmaf(c, j < kFirst ? x[u][i] : y[kSecond > 0 ? u : 0][i], sum[j][i]);
           }
         }
-        if (window.last >> (q + u) & 1) flush(__shfl_sync(kAll, window.row, q + u));
+        if (window.last >> (q + u) & 1) {
+          flush(__shfl_sync(kAll, window.row, q + u), window.add >> (q + u) & 1);
+        }
       }
     }
     window = next;
@@ -211,8 +221,8 @@ __global__ void __launch_bounds__(kWarpsPerBlock * 32)
 template <class T, int kFirst, int kSecond>
 __global__ void __launch_bounds__(128)
     add_parts_kernel(const __grid_constant__ PairGroups groups,
-                     const __grid_constant__ AccumulateJobs<T, kFirst, kSecond> jobs, int d,
-                     const float* __restrict__ partial) {
+                     const __grid_constant__ AccumulateJobs<T, kFirst, kSecond> jobs,
+                     const WrittenRows written, int d, const float* __restrict__ partial) {
   constexpr int kJobs = kFirst + kSecond;
   const int segment = blockIdx.x;
   const int from = segment * kSegment;
@@ -220,6 +230,7 @@ __global__ void __launch_bounds__(128)
   const int begin = groups.offset[row], end = groups.offset[row + 1];
   if (begin >= from || begin < from - kSegment || end - begin <= kSegment) return;
   const int last = (end - 1) / kSegment;
+  const bool add = holds_sums(written, row);
 #pragma unroll
   for (int j = 0; j < kJobs; ++j) {
     float* gradient = jobs.job[j].gradient + row * jobs.job[j].units * d;
@@ -228,8 +239,16 @@ __global__ void __launch_bounds__(128)
       for (int s = segment; s <= last; ++s) {
         sum += partial[(static_cast<int64_t>(s) * kJobs + j) * d + column];
       }
-      gradient[column] += sum;
+      gradient[column] = add ? gradient[column] + sum : sum;
     }
+  }
+}
+
+/// Rows with pairs hold sums now.
+__global__ void __launch_bounds__(256) mark_written_kernel(PairGroups groups, WrittenRows written) {
+  const int row = static_cast<int>(blockIdx.x * 256 + threadIdx.x);
+  if (row < groups.rows && groups.offset[row] < groups.offset[row + 1]) {
+    written.number[row] = written.now;
   }
 }
 

@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(AccumulateShape::kThreads, 2)
     accumulate_units_kernel(const __grid_constant__ PairGroups groups,
                             const float* __restrict__ coefficient,
                             const __nv_bfloat16* __restrict__ source, float* __restrict__ gradient,
-                            int units, int d, int slabs) {
+                            const WrittenRows written, int units, int d, int slabs) {
   using Shape = AccumulateShape;
   const int row = blockIdx.x;
   const int begin = groups.offset[row], end = groups.offset[row + 1];
@@ -152,7 +152,10 @@ __global__ void __launch_bounds__(AccumulateShape::kThreads, 2)
       }
     }
   };
-  each([](const float2& element, float2& kept, float, float) { kept = element; });
+  const bool add = holds_sums(written, row);
+  each([add](const float2& element, float2& kept, float, float) {
+    kept = add ? element : make_float2(0, 0);
+  });
   each([](float2& element, const float2& kept, float x, float y) {
     element = make_float2(kept.x + x, kept.y + y);
   });
