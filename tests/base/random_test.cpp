@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 #include <set>
 #include <vector>
 
 #include <gtest/gtest.h>
+#include <hwy/targets.h>
 
 #include "comm/base/error.hpp"
 
@@ -107,6 +109,57 @@ TEST(Random, NormalDependsOnTheGlobalIndexOnly) {
       ASSERT_EQ(part.back(), 77.0f);
     }
   }
+}
+
+// Box-Muller with the C library's functions in double precision.
+TEST(Random, NormalsAreThoseOfTheCLibrary) {
+  const RandomStream stream(14, Purpose::parameter_init);
+  constexpr int64_t kCount = 4000000;
+  constexpr float kScale = 0.0625f;
+  constexpr uint64_t kBegin = (uint64_t{1} << 33) - kCount / 2;
+  const auto unit_interval = [](uint32_t a, uint32_t b) {
+    return static_cast<double>(uint64_t{a} << 21 | b >> 11) * 0x1p-53;
+  };
+  std::vector<float> x(kCount);
+  stream.fill_normal(x.data(), kCount, kBegin, kScale);
+  int different = 0;
+  for (int64_t i = 0; i < kCount; i += 2) {
+    const uint64_t pair = (kBegin + static_cast<uint64_t>(i)) / 2;
+    const auto words =
+        philox({static_cast<uint32_t>(pair), static_cast<uint32_t>(pair >> 32), 0, 0x6e6f726d},
+               stream.key());
+    const double radius = std::sqrt(-2.0 * std::log(1.0 - unit_interval(words[0], words[1])));
+    const double angle = 2.0 * std::numbers::pi * unit_interval(words[2], words[3]);
+    const double normal[2] = {kScale * (radius * std::cos(angle)),
+                              kScale * (radius * std::sin(angle))};
+    for (int64_t j = 0; j < 2; ++j) {
+      const float got = x[static_cast<size_t>(i + j)];
+      different += got == static_cast<float>(normal[j]) ? 0 : 1;
+      ASSERT_NEAR(got, normal[j], 1e-7 * std::abs(normal[j]))
+          << "index " << kBegin << " + " << i + j;
+    }
+  }
+  EXPECT_LE(different, 1);  // a few of 10^9 are expected
+}
+
+TEST(Random, NormalsAreTheSameOnEveryInstructionSet) {
+  const RandomStream stream(15, Purpose::parameter_init);
+  const auto draw = [&] {
+    std::vector<float> x(100001);
+    stream.fill_normal(x.data(), std::ssize(x), 7, 0.3f);
+    return x;
+  };
+  const std::vector<float> expected = draw();
+  int64_t targets = hwy::SupportedTargets();
+  while (targets != 0) {
+    const int64_t target = targets & -targets;
+    targets &= targets - 1;
+    hwy::SetSupportedTargetsForTest(target);
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+    EXPECT_EQ(draw(), expected) << hwy::TargetName(target);
+  }
+  hwy::SetSupportedTargetsForTest(0);
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
 }
 
 TEST(Random, PermutationIsABijection) {

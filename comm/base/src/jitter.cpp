@@ -19,6 +19,8 @@ constexpr int64_t kDrawBlock = 256;  // ids that one call of draw() handles
 #define HWY_TARGET_INCLUDE "comm/base/src/jitter.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
+// After highway.h
+#include "comm/base/src/philox_vectors.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace airmoe {
@@ -26,58 +28,10 @@ namespace HWY_NAMESPACE {
 namespace {
 
 namespace hn = hwy::HWY_NAMESPACE;
-using D = hn::CappedTag<uint64_t, 8>;
-using V = hn::Vec<D>;
-
-#if HWY_TARGET == HWY_SCALAR  // one lane, which cannot be seen as two words
-HWY_INLINE V multiply(V a, V b) {
-  constexpr uint64_t kLow = 0xFFFFFFFFu;
-  return hn::Set(D(), (hn::GetLane(a) & kLow) * (hn::GetLane(b) & kLow));
-}
-HWY_INLINE V high_half(V a) {
-  return hn::ShiftRight<32>(a);
-}
-#else
-// a * b of the low halves.
-HWY_INLINE V multiply(V a, V b) {
-  const hn::Repartition<uint32_t, D> words;
-  return hn::MulEven(hn::BitCast(words, a), hn::BitCast(words, b));
-}
-// The high half in the low half. A swap of halves; shifts compete with multiplications for a port.
-HWY_INLINE V high_half(V a) {
-  const hn::Repartition<uint32_t, D> words;
-  return hn::BitCast(D(), hn::Shuffle2301(hn::BitCast(words, a)));
-}
-#endif
-
-// The four words of `kInterleave` vectors of Philox counters. Words live in the low halves of
-// 64-bit lanes; the high halves hold garbage, because each step reads low halves only. Several
-// vectors at once hide the latency of the multiplications.
-constexpr int kInterleave = 2;
-struct Words {
-  V x0[kInterleave], x1[kInterleave], x2[kInterleave], x3[kInterleave];
-};
-
-HWY_INLINE void philox(Words& w, uint32_t key0, uint32_t key1) {
-  const D d;
-  const V multiplier0 = hn::Set(d, 0xD2511F53u);
-  const V multiplier1 = hn::Set(d, 0xCD9E8D57u);
-  for (int round = 0; round < 10; ++round) {
-    const V k0 = hn::Set(d, key0);
-    const V k1 = hn::Set(d, key1);
-#pragma GCC unroll 2
-    for (int v = 0; v < kInterleave; ++v) {
-      const V product0 = multiply(w.x0[v], multiplier0);
-      const V product1 = multiply(w.x2[v], multiplier1);
-      w.x0[v] = hn::Xor(hn::Xor(high_half(product1), w.x1[v]), k0);
-      w.x2[v] = hn::Xor(hn::Xor(high_half(product0), w.x3[v]), k1);
-      w.x1[v] = product1;
-      w.x3[v] = product0;
-    }
-    key0 += 0x9E3779B9u;
-    key1 += 0xBB67AE85u;
-  }
-}
+using philox::D;
+using philox::kInterleave;
+using philox::V;
+using philox::Words;
 
 // Replaces ids by their draws, in the low 16 bits. `count` may be rounded up to kDrawBlock.
 void draw(uint64_t* id_to_draw, int64_t count, std::array<uint32_t, 2> key, uint32_t b,
@@ -95,7 +49,7 @@ void draw(uint64_t* id_to_draw, int64_t count, std::array<uint32_t, 2> key, uint
       w.x2[v] = hn::Set(d, c);
       w.x3[v] = hn::Zero(d);
     }
-    philox(w, key[0], key[1]);
+    philox::encrypt(w, key[0], key[1]);
 #pragma GCC unroll 2
     for (int v = 0; v < kInterleave; ++v) {
       // Draw j of a block is half j % 2 of word j / 2.

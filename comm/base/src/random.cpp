@@ -1,22 +1,16 @@
 #include "comm/base/random.hpp"
 
 #include <bit>
-#include <cmath>
-#include <numbers>
 
 #include <Random123/philox.h>
 
 #include "comm/base/error.hpp"
+#include "comm/base/src/random_blocks.hpp"
 
 namespace airmoe {
 
 namespace {
 
-// Word d of the counter keeps the draws of uniform() and fill_normal() apart from each other and
-// from the blocks (d = 0 by default) that callers address themselves.
-constexpr uint32_t kUniformBlocks = 0x756e6966;
-constexpr uint32_t kNormalBlocks = 0x6e6f726d;
-constexpr uint32_t kPermutationBlocks = 0x7065726d;
 constexpr int kFeistelRounds = 8;
 
 std::array<uint32_t, 4> philox(const std::array<uint32_t, 4>& counter,
@@ -39,16 +33,6 @@ double unit_interval(uint32_t a, uint32_t b) {
   return static_cast<double>((uint64_t{a} << 21) ^ (uint64_t{b} >> 11)) * 0x1p-53;
 }
 
-struct NormalPair {
-  double even, odd;
-};
-
-NormalPair box_muller(const std::array<uint32_t, 4>& words) {
-  const double radius = std::sqrt(-2.0 * std::log(1.0 - unit_interval(words[0], words[1])));
-  const double angle = 2.0 * std::numbers::pi * unit_interval(words[2], words[3]);
-  return {radius * std::cos(angle), radius * std::sin(angle)};
-}
-
 }  // namespace
 
 RandomStream::RandomStream(uint64_t seed, Purpose purpose, uint32_t step, uint32_t micro_batch,
@@ -65,18 +49,6 @@ std::array<uint32_t, 4> RandomStream::block(uint32_t a, uint32_t b, uint32_t c, 
 double RandomStream::uniform(uint64_t i) const {
   const auto words = block(low(i), high(i), 0, kUniformBlocks);
   return unit_interval(words[0], words[1]);
-}
-
-void RandomStream::fill_normal(float* out, int64_t count, uint64_t begin, float stddev) const {
-  const double scale = stddev;
-  int64_t k = 0;
-  while (k < count) {
-    const uint64_t index = begin + static_cast<uint64_t>(k);
-    const uint64_t pair = index / 2;
-    const NormalPair normal = box_muller(block(low(pair), high(pair), 0, kNormalBlocks));
-    if (index % 2 == 0) out[k++] = static_cast<float>(scale * normal.even);
-    if (k < count) out[k++] = static_cast<float>(scale * normal.odd);
-  }
 }
 
 RandomPermutation::RandomPermutation(const RandomStream& stream, uint64_t size)
