@@ -13,8 +13,12 @@
 # airmoe_gpu_test(<folder>/cuda/<name> LIBS <targets> [RANKS <n>...] [TIMEOUT <seconds>])
 #
 # The same with label gpu (support/gpu_main.cpp; with RANKS support/mpi_main.cpp, whose tests skip
-# by themselves). Skipped with the reason where no CUDA device is; nothing where CUDA is not built.
-# A <name>_test.cu is taken instead of <name>_test.cpp where there is one (tests with kernels).
+# by themselves); nothing where CUDA is not built. A <name>_test.cu is taken instead of
+# <name>_test.cpp where there is one (tests with kernels).
+#
+# Where every test of a program skipped itself, CTest shows it as skipped (support/skipped.hpp); on
+# one GPU also where there is none. Where only some did, it counts as passed; ctest -V shows which
+# and why.
 #
 # TIMEOUT is per entry, 120 s unless given: a hang is a failure that names the entry.
 
@@ -35,6 +39,9 @@ set(AIRMOE_MPI_ENVIRONMENT
 set(AIRMOE_TEST_ENVIRONMENT OPENBLAS_NUM_THREADS=1)
 
 set(AIRMOE_TEST_HEADERS ${AIRMOE_COMMON_HEADERS} <cmath> <limits> <random> <set> <gtest/gtest.h>)
+
+# As in support/skipped.hpp.
+set(AIRMOE_SKIPPED_LINE "(^|\n)skipped: every test of this program\n")
 
 # The two main() functions, compiled once. Test sources include by paths from the top of the
 # repository or from tests/.
@@ -80,6 +87,7 @@ function(airmoe_test path)
                      $<TARGET_FILE:${target}> ${MPIEXEC_POSTFLAGS})
     set_tests_properties(${name}.np${ranks} PROPERTIES
       TIMEOUT ${T_TIMEOUT} PROCESSORS ${processors} LABELS "mpi;${T_LABELS}"
+      SKIP_REGULAR_EXPRESSION "${AIRMOE_SKIPPED_LINE}"
       ENVIRONMENT "${AIRMOE_TEST_ENVIRONMENT};${AIRMOE_MPI_ENVIRONMENT}")
   endforeach()
 endfunction()

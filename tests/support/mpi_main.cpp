@@ -1,4 +1,5 @@
-// main() of multi-rank tests. The exit code is the largest over the ranks.
+// main() of multi-rank tests. The exit code is the largest over the ranks. Where every test skipped
+// itself on every rank, rank 0 ends with kSkippedLine.
 
 #include <cstdio>
 #include <memory>
@@ -10,6 +11,7 @@
 #include "comm/mpi_environment.hpp"
 #include "tests/support/mpi_listener.hpp"
 #include "tests/support/mpi_test.hpp"
+#include "tests/support/skipped.hpp"
 
 namespace airmoe::test {
 namespace {
@@ -49,7 +51,15 @@ bool on_all_ranks(bool condition) {
 
 int main(int argc, char** argv) {
   airmoe::blas::prepare_process(argv);
-  const airmoe::comm::MpiEnvironment mpi(&argc, &argv);
-  ::testing::InitGoogleTest(&argc, argv);
-  return airmoe::test::run_all_tests(mpi);
+  int code = 0;
+  bool skipped = false;
+  {
+    const airmoe::comm::MpiEnvironment mpi(&argc, &argv);
+    ::testing::InitGoogleTest(&argc, argv);
+    code = airmoe::test::run_all_tests(mpi);
+    const bool all = code == 0 && mpi.max_over_ranks(airmoe::test::all_skipped() ? 0 : 1) == 0;
+    skipped = all && mpi.rank() == 0;
+  }
+  if (skipped) std::puts(airmoe::test::kSkippedLine);
+  return code;
 }

@@ -299,14 +299,6 @@ INSTANTIATE_TEST_SUITE_P(Backends, DeviceContract,
                                          DeviceTransport::direct),
                          name_of);
 
-TEST(DeviceTransport, IsNamed) {
-  EXPECT_EQ(parse_device_transport("auto"), DeviceTransport::automatic);
-  EXPECT_EQ(parse_device_transport("nccl"), DeviceTransport::nccl);
-  EXPECT_EQ(parse_device_transport("staged"), DeviceTransport::staged);
-  EXPECT_EQ(parse_device_transport("direct"), DeviceTransport::direct);
-  EXPECT_THROW(parse_device_transport("mpi"), Error);
-}
-
 TEST(DeviceTransport, RefusesNcclOnASharedGpuOnEveryRank) {
   std::string reason;
   const int devices = airmoe::cuda::device_count(&reason);

@@ -8,8 +8,6 @@
 #include "comm/base/cuda/device.hpp"
 #include "comm/base/partition.hpp"
 #include "comm/base/random.hpp"
-#include "scheduler/cuda/gradient_buckets.hpp"
-#include "scheduler/cuda/token_exchange.hpp"
 #include "scheduler/train/cuda_engine.hpp"
 #include "scheduler/train/host_engine.hpp"
 #include "tests/scheduler/cuda/device_model.hpp"
@@ -273,51 +271,6 @@ TEST_F(EngineTest, CountsWhatTheDeviceSends) {
       EXPECT_EQ(sent > 0, nccl) << phase;
     }
   }
-}
-
-TEST(CodewordBalance, LoadsRanksAlike) {
-  scheduler::cuda::CodewordBalance balance;
-  const RandomStream random(5, Purpose::test_data);
-  for (const int ranks : {1, 2, 3, 8}) {
-    std::vector<int64_t> tokens(512);
-    for (std::size_t g = 0; g < tokens.size(); ++g) {
-      tokens[g] = static_cast<int64_t>(std::exp(6 * random.uniform(g))) - 1;  // 0 to 400
-    }
-    const auto owners = balance.owners(tokens, ranks);
-    std::vector<int64_t> load(static_cast<std::size_t>(ranks), 0);
-    int64_t total = 0;
-    for (std::size_t g = 0; g < tokens.size(); ++g) {
-      ASSERT_TRUE(owners[g] >= 0 && owners[g] < ranks);
-      load[owners[g]] += tokens[g];
-      total += tokens[g];
-    }
-    // Behind the last class, single tokens, nothing is left to even out.
-    for (const int64_t one : load) EXPECT_LE(std::abs(one * ranks - total), 2 * ranks) << ranks;
-  }
-  EXPECT_EQ(balance.owners(std::vector<int64_t>{}, 2).size(), 0u);
-  const auto owners = balance.owners(std::vector<int64_t>{5, 1'000'000, 6, 0, 900'000}, 2);
-  EXPECT_NE(owners[1], owners[4]);
-  EXPECT_EQ(owners[0], owners[4]);
-  EXPECT_EQ(owners[2], owners[4]);
-}
-
-TEST(GradientBuckets, AreWholeLayersFromTheTop) {
-  constexpr int64_t kMega = int64_t{1} << 20;
-  const std::vector<int64_t> begin = {2 * kMega, 4 * kMega, 7 * kMega, 9 * kMega};
-  const auto all = [](std::span<const int64_t> layers, int64_t size) {
-    std::vector<std::vector<int64_t>> out;
-    for (const auto& b : scheduler::cuda::gradient_buckets(layers, size)) {
-      out.push_back({b.layer, b.begin, b.end});
-    }
-    return out;
-  };
-  using Rows = std::vector<std::vector<int64_t>>;
-  EXPECT_EQ(all(begin, 20 * kMega),
-            (Rows{{3, 9 * kMega, 20 * kMega}, {1, 4 * kMega, 9 * kMega}, {-1, 0, 4 * kMega}}));
-  const std::vector<int64_t> few = {8, 16, 24};
-  EXPECT_EQ(all(few, 32), (Rows{{2, 24, 32}, {1, 16, 24}, {0, 8, 16}, {-1, 0, 8}}));
-  EXPECT_EQ(all({}, 16), (Rows{{-1, 0, 16}}));
-  EXPECT_EQ(all({}, 0), Rows{});
 }
 
 }  // namespace
