@@ -35,7 +35,8 @@ template <class T>
 class DeviceMoeLayer : public DeviceMoeSlot<T> {
  public:
   /// Local: allocates. Keeps references. links: nullptr on one rank. Memory beyond the parameters:
-  /// E d unit centroids, and per token K (2 + 6 * 4) bytes of pairs.
+  /// per token K (2 + 6 * 4) bytes of pairs, and in fp32 E d unit centroids, which in bf16 take the
+  /// place of the centroids' copies.
   DeviceMoeLayer(MoeLayer& host, uint64_t seed, DeviceParameters<T>& parameters,
                  const airmoe::cuda::JitterTable& jitter, experts::Path path, DeviceLinks* links,
                  cudaStream_t stream);
@@ -70,6 +71,7 @@ class DeviceMoeLayer : public DeviceMoeSlot<T> {
  private:
   enum class ListState : uint8_t { none, training, evaluation };
 
+  T* unit_centroids();
   bool several() const { return links_ != nullptr; }
   bool keeps_output() const { return !batch_.training || batch_.captured; }
   void assign(const T* hidden, cudaStream_t stream);
@@ -102,7 +104,8 @@ class DeviceMoeLayer : public DeviceMoeSlot<T> {
   bool codebook_initialised_ = false;
 
   int64_t owned_;                     // experts
-  DeviceBuffer<T> unit_;              // [owned, d]
+  T* unit_;                           // unit centroids. [owned, d]
+  DeviceBuffer<T> own_unit_;          // fp32
   DeviceBuffer<float> inverse_norm_;  // [owned]
   ExpertTables<T> tables_;
   int unit_table_, up_table_, down_table_, gate_table_ = -1;

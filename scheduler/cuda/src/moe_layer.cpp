@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <type_traits>
 #include <utility>
 
 #include <cuda_bf16.h>
@@ -48,9 +49,9 @@ DeviceMoeLayer<T>::DeviceMoeLayer(MoeLayer& host, uint64_t seed, DeviceParameter
               config_.experts),
       codebook_(host.codebook().config()),
       lists_(config_.codewords, config_.experts, config_.shortlist, config_.dim) {
-  unit_.ensure(owned_ * config_.dim);
+  unit_ = unit_centroids();
   inverse_norm_.ensure(owned_);
-  unit_table_ = tables_.add(host.centroid(), unit_.data());
+  unit_table_ = tables_.add(host.centroid(), unit_);
   up_table_ = tables_.add(host.up());
   down_table_ = tables_.add(host.down());
   if (host.gate_proj() != nullptr) gate_table_ = tables_.add(*host.gate_proj());
@@ -66,6 +67,17 @@ DeviceMoeLayer<T>::DeviceMoeLayer(MoeLayer& host, uint64_t seed, DeviceParameter
   window_.zero(stream);
   numbers_.ensure(1);
   numbers_.zero(stream);
+}
+
+// In bf16 they take the place of the centroids' copies, which nobody reads.
+template <class T>
+T* DeviceMoeLayer<T>::unit_centroids() {
+  if constexpr (std::is_same_v<T, float>) {
+    own_unit_.ensure(owned_ * config_.dim);
+    return own_unit_.data();
+  } else {
+    return parameters_.compute_copies() + parameters_.segment(host_.centroid()).begin;
+  }
 }
 
 // Of the whole micro-batch spread evenly over ranks and codewords: what is known without asking the
@@ -388,8 +400,8 @@ void DeviceMoeLayer<T>::finish_gradients(cudaStream_t stream) {
 template <class T>
 void DeviceMoeLayer<T>::parameters_changed(cudaStream_t stream) {
   const cudaStream_t lane = several() ? links_->fork(Lane::background, stream) : stream;
-  router::cuda::project_to_sphere(parameters_.value(host_.centroid()), owned_, config_.dim,
-                                  unit_.data(), inverse_norm_.data(), lane);
+  router::cuda::project_to_sphere(parameters_.value(host_.centroid()), owned_, config_.dim, unit_,
+                                  inverse_norm_.data(), lane);
   tables_.share_values(lane);
   values_ready_.record(lane);
   list_state_ = ListState::none;
