@@ -34,6 +34,9 @@ struct Forward {
   double margin = std::numeric_limits<double>::infinity();
 };
 
+/// How a sum takes its terms.
+enum class Terms { as_they_are, magnitude };
+
 struct Gradients {
   std::vector<double> hidden, centroid, up, down, gate_proj;
 };
@@ -117,6 +120,9 @@ class Reference {
     return f;
   }
 
+  /// With Terms::magnitude, sums of the terms' absolute values instead: what relative errors of the
+  /// terms multiply.
+  template <Terms kTerms = Terms::as_they_are>
   Gradients backward(const Arrays<double>& a, const Forward& f) const {
     Gradients d{std::vector<double>(a.hidden.size()), std::vector<double>(a.centroid.size()),
                 std::vector<double>(a.up.size()), std::vector<double>(a.down.size()),
@@ -132,30 +138,45 @@ class Reference {
       for (int64_t i = 0; i < active; ++i) {
         const int32_t e = f.expert[t * active + i];
         d_gate[i] = dot(d_y, expert_output(e, h, a).data()) + balance_slope(f, e);
-        expert_backward(e, f.gate[t * active + i], h, d_y, a, d_h, d);
+        expert_backward<kTerms>(e, f.gate[t * active + i], h, d_y, a, d_h, d);
       }
       for (int64_t i = 0; i < active; ++i) {  // the whole Jacobian of the softmax
         double d_score = 0.0;
         for (int64_t j = 0; j < active; ++j) {
-          d_score +=
-              d_gate[j] * f.gate[t * active + j] * ((i == j ? 1.0 : 0.0) - f.gate[t * active + i]);
+          add<kTerms>(d_score, d_gate[j] * f.gate[t * active + j] *
+                                   ((i == j ? 1.0 : 0.0) - f.gate[t * active + i]));
         }
         const int64_t row = f.expert[t * active + i] * c_.dim;
         for (int64_t k = 0; k < c_.dim; ++k) {
-          d_h[k] += d_score * unit[row + k];
-          d_unit[row + k] += d_score * h[k];
+          add<kTerms>(d_h[k], d_score * unit[row + k]);
+          add<kTerms>(d_unit[row + k], d_score * h[k]);
         }
       }
     }
     for (int64_t e = 0; e < c_.experts; ++e) {  // through w / |w|
       const double* w = &a.centroid[e * c_.dim];
       const double square = dot(w, w);
-      const double along = dot(&d_unit[e * c_.dim], w) / square;
+      double along = 0.0;
+      for (int64_t k = 0; k < c_.dim; ++k) add<kTerms>(along, d_unit[e * c_.dim + k] * w[k]);
       for (int64_t k = 0; k < c_.dim; ++k) {
-        d.centroid[e * c_.dim + k] = (d_unit[e * c_.dim + k] - along * w[k]) / std::sqrt(square);
+        double& d_w = d.centroid[e * c_.dim + k];
+        add<kTerms>(d_w, d_unit[e * c_.dim + k]);
+        add<kTerms>(d_w, -along / square * w[k]);
+        d_w /= std::sqrt(square);
       }
     }
     return d;
+  }
+
+  /// Sums of the absolute values of what the outputs are sums of. Shape: [T, d]
+  std::vector<double> output_magnitude(const Arrays<double>& a, const Forward& f) const {
+    std::vector<double> sum(f.output.size());
+    for (std::size_t i = 0; i < f.expert.size(); ++i) {
+      const int64_t row = static_cast<int64_t>(i) / c_.active * c_.dim;
+      const auto y = expert_output<Terms::magnitude>(f.expert[i], &a.hidden[row], a);
+      for (int64_t k = 0; k < c_.dim; ++k) sum[row + k] += f.gate[i] * y[k];
+    }
+    return sum;
   }
 
   /// Unit rows of a [n, d] array.
@@ -256,17 +277,24 @@ class Reference {
 
   bool gated() const { return c_.expert_activation == ExpertActivation::swiglu; }
 
+  template <Terms kTerms>
+  static void add(double& to, double term) {
+    to += kTerms == Terms::magnitude ? std::abs(term) : term;
+  }
+
+  template <Terms kTerms = Terms::as_they_are>
   std::vector<double> expert_output(int64_t e, const double* h, const Arrays<double>& a) const {
     std::vector<double> y(c_.dim, 0.0);
     for (int64_t j = e * c_.expert_dim; j < (e + 1) * c_.expert_dim; ++j) {
       const double linear = dot(h, &a.up[j * c_.dim]);
       const double unit =
           gated() ? activation(dot(h, &a.gate_proj[j * c_.dim])) * linear : activation(linear);
-      for (int64_t k = 0; k < c_.dim; ++k) y[k] += unit * a.down[j * c_.dim + k];
+      for (int64_t k = 0; k < c_.dim; ++k) add<kTerms>(y[k], unit * a.down[j * c_.dim + k]);
     }
     return y;
   }
 
+  template <Terms kTerms>
   void expert_backward(int64_t e, double gate, const double* h, const double* d_y,
                        const Arrays<double>& a, double* d_h, Gradients& d) const {
     for (int64_t j = e * c_.expert_dim; j < (e + 1) * c_.expert_dim; ++j) {
@@ -278,12 +306,12 @@ class Reference {
       const double d_linear = d_unit * (gated() ? activation(inner) : slope(linear));
       const double d_inner = gated() ? d_unit * linear * slope(inner) : 0.0;
       for (int64_t k = 0; k < c_.dim; ++k) {
-        d.down[row + k] += gate * unit * d_y[k];
-        d.up[row + k] += d_linear * h[k];
-        d_h[k] += d_linear * a.up[row + k];
+        add<kTerms>(d.down[row + k], gate * unit * d_y[k]);
+        add<kTerms>(d.up[row + k], d_linear * h[k]);
+        add<kTerms>(d_h[k], d_linear * a.up[row + k]);
         if (!gated()) continue;
-        d.gate_proj[row + k] += d_inner * h[k];
-        d_h[k] += d_inner * a.gate_proj[row + k];
+        add<kTerms>(d.gate_proj[row + k], d_inner * h[k]);
+        add<kTerms>(d_h[k], d_inner * a.gate_proj[row + k]);
       }
     }
   }
