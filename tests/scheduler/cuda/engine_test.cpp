@@ -58,7 +58,9 @@ MicroBatch micro_batch(const TrainConfig& c, int64_t step) {
 
 class EngineTest : public ::testing::Test {
  protected:
-  EngineTest() : config(small_config()) {
+  EngineTest() : config(small_config()) { make_host(); }
+  void make_host() {
+    host.reset();
     host_model = std::make_unique<Model>(world(), config.model, kSeed, config.expert_path,
                                          config.sums, config.exchange);
     host = std::make_unique<scheduler::HostEngine>(world(), *host_model, config);
@@ -118,6 +120,34 @@ TEST_F(EngineTest, StepsInF32FollowTheHost) {
     // One flipped selection changes the loss by about 1e-6; later steps amplify it.
     EXPECT_NEAR(b, a, (s == 6 ? 1e-5 : 1e-3) * a) << "step " << s;
     EXPECT_NEAR(device_norm, norm, (s == 6 ? 1e-3 : 3e-2) * norm) << "step " << s;
+  }
+}
+
+// One sequence: the others have no tokens of their own. With one codeword, whose tokens go to one
+// rank, they compute nothing for others either.
+TEST_F(EngineTest, RanksWithoutTokensFollowTheHost) {
+  if (no_device()) GTEST_SKIP();
+  config.batch = 1;
+  for (const int64_t codewords : {16, 1}) {
+    config.model.codewords = codewords;
+    config.device = DeviceKind::cpu;
+    make_host();
+    for (int64_t s = 1; s <= 5; ++s) step(*host, s);
+    start_device(ComputeType::f32);
+    for (int64_t s = 6; s <= 8; ++s) {
+      const double a = step(*host, s);
+      EXPECT_NEAR(step(*device, s), a, (s == 6 ? 1e-4 : 3e-3) * a) << "step " << s;
+    }
+    MicroBatch m = micro_batch(config, 9);
+    m.training = false;
+    const Batch b = mine(config, 9);
+    const int64_t count = sequences(config).size(world().rank());
+    const double expected = host->forward_loss(b.tokens, b.targets, count, m);
+    EXPECT_NEAR(device->forward_loss(b.tokens, b.targets, count, m), expected, 3e-3 * expected);
+    scheduler::RoutingRecord record;
+    device->capture(0, record);
+    EXPECT_EQ(record.tokens, count * config.model.context);
+    device.reset();
   }
 }
 
