@@ -9,6 +9,7 @@
 #include "comm/base/buffer.hpp"
 #include "comm/base/matrix_view.hpp"
 #include "comm/base/partition.hpp"
+#include "scheduler/processors.hpp"
 
 namespace airmoe::scheduler {
 
@@ -17,6 +18,9 @@ namespace airmoe::scheduler {
 /// are complete on the owner and are never all-reduced.
 enum class Sharding : uint8_t { replicated, by_expert };
 
+/// All arrays exist from the start, but of large ones only the values take memory: gradients, their
+/// sums and moments are zero pages until somebody writes to them (buffer.hpp). On a device, which
+/// has its own, the host's gradients and sums never do.
 struct Parameter {
   std::string name;            ///< path in a checkpoint, for example /layers/02/moe/centroid
   std::vector<int64_t> shape;  ///< global shape
@@ -24,6 +28,7 @@ struct Parameter {
   int64_t row_begin = 0;  ///< first global row held here (0 when replicated)
   int64_t row_count = 0;  ///< rows held here
   bool decay = true;      ///< weight decay applies (matrices yes, norm gains and biases no)
+  int64_t threads = 1;    ///< that may fill the array at once
   Buffer<float> value, gradient, moment1, moment2;
   /// Exact sum of gradients over the optimizer step (comm/base/exact_sum.hpp), so that the total
   /// does not depend on which rank computed which part. Replicated: of the gradients of single
@@ -57,6 +62,9 @@ struct Parameter {
 /// stable.
 class ParameterSet {
  public:
+  /// @param threads  of this process that may fill an array at once
+  explicit ParameterSet(int64_t threads = allowed_processors()) : threads_(threads) {}
+
   /// Adds an array held in full by every rank. Values are uninitialised, gradient and moments zero.
   Parameter& add_replicated(std::string name, std::vector<int64_t> shape, bool decay);
   /// Adds an array whose rows are experts; this rank holds part `rank` of `experts`.
@@ -70,11 +78,15 @@ class ParameterSet {
   void unfold_gradients();
 
  private:
+  Parameter& add(std::string name, std::vector<int64_t> shape, bool decay);
+
+  int64_t threads_;
   std::vector<std::unique_ptr<Parameter>> parameters_;
 };
 
 /// Fills the local rows with N(0, stddev^2) keyed by (seed, name, global element index): the same
-/// values whatever the rank count.
+/// values whatever the rank count. Local; parts of large arrays in parameter.threads threads, which
+/// are the first to touch them.
 void initialise_normal(Parameter& parameter, uint64_t seed, float stddev);
 
 }  // namespace airmoe::scheduler

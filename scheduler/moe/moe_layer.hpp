@@ -92,7 +92,7 @@ class MoeLayer : public MoeSlot {
   /// gradients back, sums become gradients, the centroids' pass through the projection to the
   /// sphere.
   void finish_gradients();
-  /// Local, after parameters changed: projects centroids, drops copies and lists.
+  /// Local, after parameters changed: drops copies, lists and unit centroids.
   void parameters_changed();
 
   /// Collective, after forward(): who was selected for each home token.
@@ -123,8 +123,12 @@ class MoeLayer : public MoeSlot {
   const ExpertResidency& residency() const { return residency_; }
   PlacementStep& placement() { return placement_; }
   const PlacementStep& placement() const { return placement_; }
-  /// Of the owned experts, by ascending id. Shape: [owned, d]
-  ConstMatrix unit_centroids() const { return {unit_.data(), residency_.owned(), config_.dim}; }
+  /// Local. Of the owned experts, by ascending id; made by the first call after parameters changed.
+  /// Shape: [owned, d]
+  ConstMatrix unit_centroids();
+  /// Local. Rows [first, first + count) of them: where they have not been made, as on a host whose
+  /// device routes, these rows alone, in `scratch`.
+  ConstMatrix unit_centroids(int64_t first, int64_t count, Buffer<float>& scratch) const;
   router::ExpertUsage& usage() { return usage_; }
   Parameter& centroid() { return *centroid_; }
   Parameter& up() { return *up_; }
@@ -252,7 +256,8 @@ class MoeLayer : public MoeSlot {
   Parameter* up_;
   Parameter* down_;
   Parameter* gate_proj_ = nullptr;
-  Buffer<float> unit_, inverse_norm_;
+  Buffer<float> unit_, inverse_norm_;  // of the centroids only if unit_current_
+  bool unit_current_ = false;
 
   router::Codebook codebook_;
   bool codebook_initialised_ = false;

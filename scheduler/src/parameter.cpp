@@ -20,30 +20,31 @@ uint64_t hash(const std::string& text) {
 void allocate(Parameter& p) {
   const int64_t size = p.local_size();
   p.value.ensure(size);
-  for (Buffer<float>* zeroed : {&p.gradient, &p.moment1, &p.moment2}) {
-    zeroed->ensure(size);
-    zeroed->fill(0.0f);
+  for (Buffer<float>* zero : {&p.gradient, &p.moment1, &p.moment2}) {
+    *zero = Buffer<float>(size, 0.0f);
   }
   p.gradient_sum = Buffer<double>(size, 0.0);
 }
 
-Parameter& add(std::vector<std::unique_ptr<Parameter>>& parameters, std::string name,
-               std::vector<int64_t> shape, bool decay) {
+}  // namespace
+
+Parameter& ParameterSet::add(std::string name, std::vector<int64_t> shape, bool decay) {
   AIRMOE_CHECK(!shape.empty(), "parameter {} has no dimension", name);
   for (const int64_t n : shape) AIRMOE_CHECK(n >= 1, "parameter {} has a dimension {}", name, n);
-  for (const auto& p : parameters) AIRMOE_CHECK(p->name != name, "parameter {} exists twice", name);
-  parameters.push_back(std::make_unique<Parameter>());
-  Parameter& p = *parameters.back();
+  for (const auto& p : parameters_) {
+    AIRMOE_CHECK(p->name != name, "parameter {} exists twice", name);
+  }
+  parameters_.push_back(std::make_unique<Parameter>());
+  Parameter& p = *parameters_.back();
   p.name = std::move(name);
   p.shape = std::move(shape);
   p.decay = decay;
+  p.threads = threads_;
   return p;
 }
 
-}  // namespace
-
 Parameter& ParameterSet::add_replicated(std::string name, std::vector<int64_t> shape, bool decay) {
-  Parameter& p = add(parameters_, std::move(name), std::move(shape), decay);
+  Parameter& p = add(std::move(name), std::move(shape), decay);
   p.sharding = Sharding::replicated;
   p.row_count = p.shape[0];
   allocate(p);
@@ -52,7 +53,7 @@ Parameter& ParameterSet::add_replicated(std::string name, std::vector<int64_t> s
 
 Parameter& ParameterSet::add_by_expert(std::string name, std::vector<int64_t> shape,
                                        BlockPartition experts, int64_t rank, bool decay) {
-  Parameter& p = add(parameters_, std::move(name), std::move(shape), decay);
+  Parameter& p = add(std::move(name), std::move(shape), decay);
   AIRMOE_CHECK(p.shape[0] == experts.total, "parameter {} has {} rows for {} experts", p.name,
                p.shape[0], experts.total);
   p.sharding = Sharding::by_expert;
@@ -102,10 +103,10 @@ void initialise_normal(Parameter& parameter, uint64_t seed, float stddev) {
                             static_cast<uint32_t>(key >> 32));
   const int64_t begin = parameter.row_begin * parameter.row_size();
   // Values depend on their index only, so threads share the work; small arrays are not worth one.
-  constexpr int64_t kPart = int64_t{1} << 22;
-  const auto cores = static_cast<int64_t>(std::max(1u, std::thread::hardware_concurrency()));
+  constexpr int64_t kPart = int64_t{1} << 20;
   const int64_t size = parameter.local_size();
-  const int64_t parts = std::clamp<int64_t>(size / kPart, 1, cores);
+  const int64_t most = std::max<int64_t>(1, parameter.threads);
+  const int64_t parts = std::clamp<int64_t>(size / kPart, 1, most);
   const BlockPartition over_threads{size, parts};
   const auto fill = [&](int64_t part) {
     const int64_t first = over_threads.begin(part);

@@ -1,8 +1,12 @@
 #include "comm/base/buffer.hpp"
 
+#include <algorithm>
+#include <cmath>
+#include <fstream>
 #include <utility>
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "comm/base/dtype.hpp"
 #include "comm/base/matrix_view.hpp"
@@ -45,6 +49,47 @@ TEST(Buffer, MovesItsMemory) {
   c = std::move(b);
   EXPECT_EQ(c.data(), data);
   EXPECT_EQ(c[4], 2.5);
+}
+
+TEST(Buffer, HoldsTheValueInEveryElement) {
+  struct Pair {
+    int16_t a;
+    float b;
+  };
+  for (const int64_t size : {int64_t{1}, int64_t{1000}, int64_t{12} << 20}) {
+    for (const double value : {0.0, -0.0, 2.5}) {
+      const Buffer<double> b(size, value);
+      for (int64_t i = 0; i < size; i += size / 7 + 1) {
+        ASSERT_EQ(b[i], value);
+        ASSERT_EQ(std::signbit(b[i]), std::signbit(value));
+      }
+      ASSERT_EQ(b[size - 1], value);
+    }
+  }
+  const Buffer<Pair> b(3, Pair{0, 1.5f});
+  EXPECT_EQ(b[2].b, 1.5f);
+}
+
+// Pages of this process that are in memory.
+int64_t resident_bytes() {
+  int64_t pages = 0, resident = 0;
+  std::ifstream("/proc/self/statm") >> pages >> resident;
+  return resident * sysconf(_SC_PAGESIZE);
+}
+
+TEST(Buffer, LargeZerosTakeMemoryWhenTheyAreWritten) {
+  constexpr int64_t kSize = int64_t{64} << 20;  // 256 MiB
+  constexpr int64_t kMiB = 1 << 20;
+  const int64_t before = resident_bytes();
+  Buffer<float> b(kSize, 0.0f);
+  EXPECT_LT(resident_bytes() - before, 8 * kMiB);
+  EXPECT_TRUE(std::all_of(b.begin(), b.end(), [](float x) { return x == 0.0f; }));
+  EXPECT_LT(resident_bytes() - before, 8 * kMiB);  // pages of zeros are shared
+  std::fill_n(b.begin(), kSize / 4, 1.0f);
+  EXPECT_GT(resident_bytes() - before, 60 * kMiB);
+  EXPECT_LT(resident_bytes() - before, 72 * kMiB);
+  b = Buffer<float>(kSize, 0.0f);  // not the memory that was written to
+  EXPECT_TRUE(std::all_of(b.begin(), b.end(), [](float x) { return x == 0.0f; }));
 }
 
 TEST(Buffer, EmptyIsUsable) {

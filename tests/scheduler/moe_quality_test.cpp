@@ -85,7 +85,14 @@ TEST_P(MoeQuality, IsTheBruteForceMean) {
       run.forward(p.arrays.hidden, run.batch(false, 0.0f));
       scheduler::RoutingRecord record;
       run.layer.capture(record);
-      return scheduler::probe_routing(comm, run.layer, record, max_tokens);
+      const RoutingQuality q = scheduler::probe_routing(comm, run.layer, record, max_tokens);
+      run.layer.parameters_changed();  // forgets unit centroids, like a host whose device routes
+      const RoutingQuality again = scheduler::probe_routing(comm, run.layer, record, max_tokens);
+      EXPECT_EQ(again.overlap, q.overlap);
+      EXPECT_EQ(again.topk_mass_ratio, q.topk_mass_ratio);
+      EXPECT_EQ(again.mass_recall, q.mass_recall);
+      EXPECT_EQ(again.mass_recall_bound, q.mass_recall_bound);
+      return q;
     };
     const RoutingQuality one = probe(*alone, Split::even);
     expect_quality(one, want, 1e-5);
@@ -106,7 +113,8 @@ INSTANTIATE_TEST_SUITE_P(All, MoeQuality,
                                            Shape{40, 8, 30, 30, 1, 3, 30},
                                            Shape{25, 8, 3, 1, 1, 2, 2},
                                            Shape{12, 6, 40, 3, 1, 1, 3},
-                                           Shape{9, 10, 2500, 8, 1, 2, 400}));
+                                           Shape{9, 10, 2500, 8, 1, 2, 400},
+                                           Shape{4, 24, 33000, 8, 1, 2, 60}));  // in three blocks
 
 }  // namespace
 }  // namespace airmoe::oracle

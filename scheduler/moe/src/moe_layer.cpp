@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <utility>
 
 #include "comm/base/error.hpp"
 #include "comm/base/exact_sum.hpp"
@@ -78,9 +79,27 @@ MoeLayer::MoeLayer(comm::Communicator& comm, const ModelConfig& config, int64_t 
 void MoeLayer::parameters_changed() {
   residency_.drop_copies();
   if (centroids_) centroids_->drop_copies();
-  router::project_to_sphere(centroid_->values(), {unit_.data(), residency_.owned(), dim_},
-                            inverse_norm_.span());
+  unit_current_ = false;
   lists_ = ListState::none;
+}
+
+ConstMatrix MoeLayer::unit_centroids() {
+  const Matrix unit(unit_.data(), residency_.owned(), dim_);
+  if (!unit_current_) {
+    router::project_to_sphere(centroid_->values(), unit, inverse_norm_.span());
+    unit_current_ = true;
+  }
+  return unit;
+}
+
+ConstMatrix MoeLayer::unit_centroids(int64_t first, int64_t count, Buffer<float>& scratch) const {
+  if (unit_current_) return {unit_.data() + first * dim_, count, dim_};
+  scratch.ensure(count * (dim_ + 1));
+  const Matrix unit(scratch.data(), count, dim_);
+  const std::span<float> norms = scratch.span().subspan(static_cast<std::size_t>(count * dim_));
+  router::project_to_sphere(std::as_const(*centroid_).values().slice_rows(first, count), unit,
+                            norms);
+  return unit;
 }
 
 void MoeLayer::finish_gradients() {

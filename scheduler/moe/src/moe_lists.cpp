@@ -98,8 +98,8 @@ void MoeLayer::replan() {
     placement_.count_moved(residency_.set_homes(std::move(*homes)));
     std::copy(window_.begin(), window_.end(), window.begin());
     centroids_.reset();
-    router::project_to_sphere(centroid_->values(), {unit_.data(), residency_.owned(), dim_},
-                              inverse_norm_.span());
+    unit_current_ = false;  // made below, before anybody asks for copies of them
+    unit_centroids();
   }
   routes_.set_exchange(placement_.exchange());
   routes_.set_placement(placement_.placement(), shortlists_);

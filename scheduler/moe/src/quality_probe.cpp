@@ -14,6 +14,8 @@ namespace airmoe::scheduler {
 namespace {
 
 constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
+// Experts whose unit centroids are looked at together.
+constexpr int64_t kExperts = 16384;
 
 // Tokens of all ranks that are probed, on every rank.
 struct ProbeSet {
@@ -64,15 +66,54 @@ ProbeSet choose(comm::Communicator& comm, const RoutingRecord& record, int64_t d
   return set;
 }
 
+// The best experts of this rank per token, as rows here, and the log-sum-exp over all of them.
+void exact_routing(const MoeLayer& layer, const ProbeSet& set, int64_t active,
+                   router::ExactTop& best) {
+  const int64_t tokens = set.tokens(), rows = layer.residency().owned();
+  const ConstMatrix hidden(set.hidden.data(), tokens, layer.config().dim);
+  best.stride = std::min(active, rows);
+  best.score.ensure(tokens * best.stride);
+  best.expert.ensure(tokens * best.stride);
+  best.log_sum_exp.ensure(tokens);
+  best.log_sum_exp.fill(kMinusInfinity);
+  router::ExactTop part;
+  router::ExactWorkspace workspace;
+  Buffer<float> scratch;
+  std::vector<std::pair<float, int32_t>> merged;
+  int64_t found = 0;  // of each token so far
+  for (int64_t first = 0; first < rows; first += kExperts) {
+    const int64_t n = std::min(kExperts, rows - first);
+    router::exact_top(hidden, layer.unit_centroids(first, n, scratch), static_cast<int32_t>(first),
+                      active, part, workspace);
+    const int64_t kept = std::min(best.stride, found + part.stride);
+    for (int64_t t = 0; t < tokens; ++t) {
+      float* score = best.score.data() + t * best.stride;
+      int32_t* expert = best.expert.data() + t * best.stride;
+      merged.clear();
+      for (int64_t k = 0; k < found; ++k) merged.emplace_back(-score[k], expert[k]);
+      for (int64_t k = t * part.stride; k < (t + 1) * part.stride; ++k) {
+        merged.emplace_back(-part.score[k], part.expert[k]);
+      }
+      std::inplace_merge(merged.begin(), merged.begin() + found, merged.end());
+      for (int64_t k = 0; k < kept; ++k) {
+        score[k] = -merged[k].first;
+        expert[k] = merged[k].second;
+      }
+      best.log_sum_exp[t] = router::log_add_exp(best.log_sum_exp[t], part.log_sum_exp[t]);
+    }
+    found = kept;
+  }
+}
+
 // This rank's part of log-sum-exps per token: over its candidates of the token's shortlist (scores
 // of h), and over its experts outside the list (scores of alpha c).
 void list_sums(const MoeLayer& layer, const ProbeSet& set, std::span<const int32_t> lists,
                ConstMatrix codebook, std::vector<double>& log_list,
                std::vector<double>& log_outside) {
   constexpr int64_t kExpertBlock = 1024;
-  const ConstMatrix unit = layer.unit_centroids();
+  const int64_t rows = layer.residency().owned();
   const int64_t tokens = set.tokens();
-  const int64_t dim = unit.cols;
+  const int64_t dim = layer.config().dim;
   const ConstMatrix hidden(set.hidden.data(), tokens, dim);
   Buffer<float> projected(tokens * dim);
   for (int64_t t = 0; t < tokens; ++t) {
@@ -99,15 +140,16 @@ void list_sums(const MoeLayer& layer, const ProbeSet& set, std::span<const int32
   }
   std::vector<std::size_t> cursor(tokens, 0);
   Buffer<float> of_token(tokens * kExpertBlock), of_codeword(tokens * kExpertBlock);
+  Buffer<float> scratch;
   std::vector<float> in, out;
-  for (int64_t first = 0; first < unit.rows; first += kExpertBlock) {
-    const int64_t n = std::min(kExpertBlock, unit.rows - first);
+  for (int64_t first = 0; first < rows; first += kExpertBlock) {
+    const int64_t n = std::min(kExpertBlock, rows - first);
+    const ConstMatrix unit = layer.unit_centroids(first, n, scratch);
     const Matrix a(of_token.data(), tokens, n);
     const Matrix b(of_codeword.data(), tokens, n);
-    blas::gemm(blas::Op::none, blas::Op::transpose, 1.0f, hidden, unit.slice_rows(first, n), 0.0f,
-               a);
+    blas::gemm(blas::Op::none, blas::Op::transpose, 1.0f, hidden, unit, 0.0f, a);
     blas::gemm(blas::Op::none, blas::Op::transpose, 1.0f,
-               ConstMatrix(projected.data(), tokens, dim), unit.slice_rows(first, n), 0.0f, b);
+               ConstMatrix(projected.data(), tokens, dim), unit, 0.0f, b);
     for (int64_t t = 0; t < tokens; ++t) {
       const std::vector<int32_t>& list = owned[set.codeword[t]];
       in.clear();
@@ -154,9 +196,7 @@ RoutingQuality probe_routing(comm::Communicator& comm, const MoeLayer& layer,
 
   const BlockPartition& experts = layer.shortlists().experts();
   router::ExactTop top;
-  router::ExactWorkspace workspace;
-  router::exact_top({set.hidden.data(), tokens, dim}, layer.unit_centroids(), 0, active, top,
-                    workspace);
+  exact_routing(layer, set, active, top);
   for (int64_t i = 0; i < tokens * top.stride; ++i) {
     top.expert[i] = layer.residency().expert(top.expert[i]);
   }

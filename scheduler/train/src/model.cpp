@@ -8,7 +8,7 @@ namespace airmoe::scheduler {
 
 Model::Model(comm::Communicator& comm, const ModelConfig& config, uint64_t seed, experts::Path path,
              SumPrecision sums, const ExchangeConfig& exchange)
-    : config_(config) {
+    : config_(config), parameters_(processor_share(comm)) {
   std::vector<MoeSlot*> slots(config.layers, nullptr);
   for (const int64_t layer : config.moe_layers) {
     moe_layers_.push_back(
