@@ -84,7 +84,9 @@ class DeviceMoeLayer : public DeviceMoeSlot<T> {
   void collect_gradients(cudaStream_t stream);
   void rebuild_evaluation_lists(cudaStream_t stream);
   experts::PathShape path_shape() const;
+  bool sums_by_bundles() const;
   void group_pairs(cudaStream_t stream);
+  void accumulate_gradients(const T* d_out, cudaStream_t stream);
   experts::cuda::DeviceExpertTable<T> table() const;
   airmoe::cuda::SelectedPairs selected() const {
     return {config_.active, position_.data(), gate_.data()};
@@ -135,7 +137,8 @@ class DeviceMoeLayer : public DeviceMoeSlot<T> {
   router::cuda::BalanceWorkspace balance_;
   experts::cuda::ExpertWorkspace experts_;
   airmoe::cuda::DevicePairTiles pair_tiles_;
-  airmoe::cuda::DevicePairGrouping grouping_;
+  airmoe::cuda::DevicePairGrouping grouping_;  // of the grouped path, and of sums without bundles
+  airmoe::cuda::DevicePairBundles bundles_;
   airmoe::cuda::AccumulateWorkspace accumulate_;
 };
 

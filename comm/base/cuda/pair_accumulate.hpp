@@ -5,6 +5,9 @@
 #include <cstdint>
 #include <span>
 
+#include <cuda_bf16.h>
+
+#include "comm/base/cuda/pair_bundles.hpp"
 #include "comm/base/cuda/pair_grouping.hpp"
 
 namespace airmoe::cuda {
@@ -20,8 +23,10 @@ struct AccumulateTerm {
 
 /// Sums of parts of rows that very many tokens have selected. Memory: about
 /// pairs / 256 x coefficients per pair x d floats.
+/// By bundles: pairs / 512 to pairs / 8192 x terms x 16 d floats, and 4 bytes per 16 rows.
 struct AccumulateWorkspace {
   DeviceBuffer<float> partial;
+  DeviceBuffer<uint32_t> part_rows, rows_of_bundle;
 };
 
 /// Which rows of the gradients hold sums already.
@@ -44,5 +49,14 @@ template <class T>
 void accumulate_pairs(const PairGroups& groups, std::span<const AccumulateTerm<T>> terms, int64_t d,
                       AccumulateWorkspace& workspace, cudaStream_t stream,
                       const WrittenRows& written = {});
+
+/// The same by bundles, for one hidden unit per row in bf16: one to three terms with one source,
+/// then one with another. A token is read once per bundle of which it selected a row: where tokens
+/// share experts, that is several times less. Coefficients are rounded to the sum of two bf16.
+/// Needs has_wgmma().
+void accumulate_bundles(const PairBundles& bundles,
+                        std::span<const AccumulateTerm<__nv_bfloat16>> terms, int64_t d,
+                        AccumulateWorkspace& workspace, cudaStream_t stream,
+                        const WrittenRows& written = {});
 
 }  // namespace airmoe::cuda

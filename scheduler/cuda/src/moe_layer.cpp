@@ -7,6 +7,7 @@
 
 #include <cuda_bf16.h>
 
+#include "comm/base/cuda/wgmma.hpp"
 #include "router/cuda/softmax_backward.hpp"
 #include "router/cuda/sphere.hpp"
 
@@ -97,13 +98,25 @@ experts::PathShape DeviceMoeLayer<T>::path_shape() const {
   return shape;
 }
 
+// Experts of one hidden unit in bf16; the grouped path has its pairs sorted by expert anyway.
+template <class T>
+bool DeviceMoeLayer<T>::sums_by_bundles() const {
+  return !std::is_same_v<T, float> && config_.expert_dim == 1 &&
+         path_taken_ == experts::Path::dense && airmoe::cuda::has_wgmma();
+}
+
 template <class T>
 void DeviceMoeLayer<T>::group_pairs(cudaStream_t stream) {
   const int64_t slice = path_taken_ == experts::Path::dense
                             ? airmoe::cuda::accumulate_slice<T>(tokens_, config_.dim)
                             : 0;
-  grouping_.build(order_.view(), lists_.view(), position_.data(), config_.active, config_.experts,
-                  stream, slice);
+  if (sums_by_bundles()) {
+    bundles_.build(order_.view(), lists_.view(), position_.data(), config_.active, config_.experts,
+                   stream, slice);
+  } else {
+    grouping_.build(order_.view(), lists_.view(), position_.data(), config_.active, config_.experts,
+                    stream, slice);
+  }
 }
 
 template <class T>
@@ -355,25 +368,39 @@ void DeviceMoeLayer<T>::backward(const T* d_out, float* d_hidden, cudaStream_t s
     const comm::ScopedPhase phase(links_->comm(Lane::tokens).host(), "backward_combine");
     exchange_->give_back(d_hidden_here, d, d_hidden, links_->fork(Lane::tokens, stream));
   }
-  std::array<AccumulateTerm<T>, 4> terms = {
+  accumulate_gradients(d_out, stream);
+  if (!several()) return;
+  links_->join(Lane::tokens, stream);
+  if (links_->overlaps() && batch_.index + 1 == batch_.count) collect_gradients(stream);
+}
+
+// Gradients of experts and unit centroids.
+template <class T>
+void DeviceMoeLayer<T>::accumulate_gradients(const T* d_out, cudaStream_t stream) {
+  const int64_t m = config_.expert_dim, d = config_.dim;
+  std::array<AccumulateTerm<T>, 4> array = {
       {{d_pre_.data(), hidden_, tables_.gradients(up_table_), m},
        {d_score_.data(), hidden_, tables_.gradients(unit_table_), 1},
        {scaled_.data(), d_out, tables_.gradients(down_table_), m},
        {}}};
-  if (experts.gated()) {
-    terms[3] = terms[2];
-    terms[2] = {d_inner_.data(), hidden_, tables_.gradients(gate_table_), m};
+  if (gate_table_ >= 0) {
+    array[3] = array[2];
+    array[2] = {d_inner_.data(), hidden_, tables_.gradients(gate_table_), m};
   }
+  const auto terms = std::span(std::as_const(array)).first(gate_table_ >= 0 ? 4 : 3);
   airmoe::cuda::WrittenRows written;
   if (rows_ != nullptr) written = {rows_->written.data(), parameters_.history().next()};
-  for (const airmoe::cuda::PairGroups& slice : grouping_.slices()) {
-    airmoe::cuda::accumulate_pairs<T>(
-        slice, std::span(std::as_const(terms)).first(experts.gated() ? 4 : 3), d, accumulate_,
-        stream, written);
+  if constexpr (!std::is_same_v<T, float>) {
+    if (sums_by_bundles()) {
+      for (const airmoe::cuda::PairBundles& slice : bundles_.slices()) {
+        airmoe::cuda::accumulate_bundles(slice, terms, d, accumulate_, stream, written);
+      }
+      return;
+    }
   }
-  if (!several()) return;
-  links_->join(Lane::tokens, stream);
-  if (links_->overlaps() && batch_.index + 1 == batch_.count) collect_gradients(stream);
+  for (const airmoe::cuda::PairGroups& slice : grouping_.slices()) {
+    airmoe::cuda::accumulate_pairs<T>(slice, terms, d, accumulate_, stream, written);
+  }
 }
 
 template <class T>

@@ -2,9 +2,14 @@
 
 #include "comm/base/cuda/pair_accumulate.hpp"
 
+#include <cmath>
+#include <map>
+#include <type_traits>
+
 #include <gtest/gtest.h>
 
 #include "base/cuda/routed_case.hpp"
+#include "comm/base/cuda/wgmma.hpp"
 #include "comm/base/error.hpp"
 
 namespace airmoe::cuda::testing {
@@ -66,20 +71,92 @@ TEST(PairGroups, AreTheStableSortByRow) {
   }
 }
 
+/// Of the pairs [begin, end): whole permutation of rows, order, and where bundles start.
+void expect_bundles(const RoutedCase& c, int64_t begin, int64_t end, const PairBundles& view,
+                    cudaStream_t stream) {
+  ASSERT_EQ(view.pairs, end - begin);
+  if (c.pairs() == 0) return;
+  // (times the tile selected the row, codeword), the largest.
+  std::vector<std::pair<int, int>> home(static_cast<std::size_t>(c.shape.rows), {0, -1});
+  for (std::size_t tile = 0; tile < c.tile_begin.size(); ++tile) {
+    std::map<int32_t, int> count;
+    for (int64_t p = c.tile_begin[tile] * c.shape.active; p < c.tile_end[tile] * c.shape.active;
+         ++p) {
+      ++count[c.row(p)];
+    }
+    for (const auto& [row, times] : count) {
+      auto& best = home[static_cast<std::size_t>(row)];
+      best = std::max(best, std::pair(times, static_cast<int>(c.tile_codeword[tile])));
+    }
+  }
+  std::vector<int32_t> row(static_cast<std::size_t>(c.shape.rows));
+  std::iota(row.begin(), row.end(), 0);
+  std::stable_sort(row.begin(), row.end(),
+                   [&](int32_t a, int32_t b) { return home[a].second < home[b].second; });
+  EXPECT_EQ(from_device(view.row, c.shape.rows, stream), row);
+  std::vector<int32_t> rank_of(row.size());
+  for (std::size_t i = 0; i < row.size(); ++i) rank_of[row[i]] = static_cast<int32_t>(i);
+
+  std::vector<int32_t> pair(static_cast<std::size_t>(end - begin)), rank;
+  std::iota(pair.begin(), pair.end(), static_cast<int32_t>(begin));
+  const auto bundle = [&](int32_t p) { return rank_of[c.row(p)] / kBundleRows; };
+  std::stable_sort(pair.begin(), pair.end(),
+                   [&](int32_t a, int32_t b) { return bundle(a) < bundle(b); });
+  std::vector<int32_t> offset(static_cast<std::size_t>(view.bundles() + 1), 0);
+  for (const int32_t p : pair) {
+    rank.push_back(rank_of[c.row(p)]);
+    ++offset[static_cast<std::size_t>(bundle(p) + 1)];
+  }
+  std::partial_sum(offset.begin(), offset.end(), offset.begin());
+  EXPECT_EQ(from_device(view.pair, view.pairs, stream), pair);
+  EXPECT_EQ(from_device(view.rank, view.pairs, stream), rank);
+  EXPECT_EQ(from_device(view.offset, view.bundles() + 1, stream), offset);
+}
+
+TEST(PairBundles, PutRowsOfTheSameCodewordTogether) {
+  const Stream stream;
+  DevicePairBundles bundles;  // one object over growing and shrinking problems
+  for (const RoutedShape& shape : kShapes) {
+    SCOPED_TRACE(name(shape));
+    const RoutedCase c(shape);
+    const DeviceCase device(c, stream);
+    for (const int64_t slice : {int64_t{0}, shape.tokens, shape.tokens / 3 + 1}) {
+      bundles.build(device.tokens(), device.lists(), device.position(), shape.active, shape.rows,
+                    stream, slice);
+      int64_t begin = 0;
+      for (const PairBundles& view : bundles.slices()) {
+        const int64_t end =
+            slice == 0 ? c.pairs() : std::min(c.pairs(), begin + slice * shape.active);
+        expect_bundles(c, begin, end, view, stream);
+        begin = end;
+      }
+      EXPECT_EQ(begin, c.pairs());
+    }
+  }
+}
+
+enum class By { row, bundle };
+
 /// source[i] and units[i] of term i; sources are numbered.
 /// @param slice         of DevicePairGrouping::build
 /// @param some_written  a third of the rows hold no sums yet
 template <class T>
 void expect_exact_sums(const RoutedShape& shape, int64_t d, const std::vector<int>& source,
-                       const std::vector<int64_t>& units, int64_t slice, bool some_written) {
-  SCOPED_TRACE(fmt::format("{}, d {}, {} terms, {} units, slices of {}{}", name(shape), d,
-                           units.size(), units[0], slice, some_written ? ", some written" : ""));
+                       const std::vector<int64_t>& units, int64_t slice, bool some_written,
+                       By by = By::row) {
+  SCOPED_TRACE(fmt::format("{}, d {}, {} terms, {} units, slices of {}{}{}", name(shape), d,
+                           units.size(), units[0], slice, some_written ? ", some written" : "",
+                           by == By::bundle ? ", by bundles" : ""));
   const Stream stream;
   const RoutedCase c(shape);
   const DeviceCase device(c, stream);
   DevicePairGrouping grouping;
-  grouping.build(device.tokens(), device.lists(), device.position(), shape.active, shape.rows,
-                 stream, slice);
+  DevicePairBundles bundles;
+  const auto build = [&](auto& to) {
+    to.build(device.tokens(), device.lists(), device.position(), shape.active, shape.rows, stream,
+             slice);
+  };
+  by == By::bundle ? build(bundles) : build(grouping);
   std::vector<std::vector<float>> x, coefficient, expected;
   std::vector<DeviceBuffer<T>> device_x(2);
   std::vector<DeviceBuffer<float>> device_coefficient(units.size()), gradient(units.size());
@@ -120,6 +197,11 @@ void expect_exact_sums(const RoutedShape& shape, int64_t d, const std::vector<in
   AccumulateWorkspace workspace;
   WrittenRows written;
   if (some_written) written = {device_number.data(), kNow};
+  if constexpr (!std::is_same_v<T, float>) {
+    for (const PairBundles& view : bundles.slices()) {
+      accumulate_bundles(view, terms, d, workspace, stream, written);
+    }
+  }
   for (const PairGroups& groups : grouping.slices()) {
     accumulate_pairs<T>(groups, terms, d, workspace, stream, written);
   }
@@ -147,6 +229,66 @@ TEST(PairAccumulate, SumsIntegersExactly) {
     expect_exact_sums<__nv_bfloat16>(shape, d, {0, 0, 0, 1}, {1, 1, 1, 1});
     expect_exact_sums<__nv_bfloat16>(shape, 72, {0, 1}, {1, 1});
     expect_exact_sums<__nv_bfloat16>(shape, 16, {1}, {1});
+  }
+}
+
+TEST(PairAccumulate, SumsIntegersByBundles) {
+  if (!has_wgmma()) GTEST_SKIP() << "no warp-group products on this device or in this build";
+  for (const RoutedShape& shape : kShapes) {
+    for (const int64_t d : {8, 136, 264}) {
+      if (shape.rows > 1000 && d > 8) continue;
+      const auto expect = [&](const std::vector<int>& source, int64_t slice, bool some_written) {
+        expect_exact_sums<__nv_bfloat16>(shape, d, source, std::vector<int64_t>(source.size(), 1),
+                                         slice, some_written, By::bundle);
+      };
+      expect({0, 0, 1}, 0, false);
+      expect({0, 0, 1}, 0, true);
+      expect({0, 0, 1}, shape.tokens / 3 + 1, true);
+      expect({0, 0, 0, 1}, 0, true);
+      expect({0, 1}, 0, true);
+    }
+  }
+}
+
+/// Coefficients that bf16 does not hold: against sums in double.
+TEST(PairAccumulate, BundlesKeepCoefficientsBeyondBf16) {
+  if (!has_wgmma()) GTEST_SKIP() << "no warp-group products on this device or in this build";
+  const RoutedShape shape = kShapes[1];
+  const int64_t d = 64;
+  const Stream stream;
+  const RoutedCase c(shape);
+  const DeviceCase device(c, stream);
+  DevicePairBundles bundles;
+  bundles.build(device.tokens(), device.lists(), device.position(), shape.active, shape.rows,
+                stream);
+  const std::vector<float> x = random_integers(shape.tokens * d, 4, 1);
+  const std::vector<float> coefficient = random_floats(c.pairs(), 1.0f, 2);
+  DeviceBuffer<__nv_bfloat16> a, b;
+  upload_as(a, x, stream);
+  upload_as(b, x, stream);
+  DeviceBuffer<float> weights, first, second;
+  weights.upload(coefficient, stream);
+  for (auto* gradient : {&first, &second}) {
+    gradient->upload(std::vector<float>(static_cast<std::size_t>(shape.rows * d), 0), stream);
+  }
+  const std::vector<AccumulateTerm<__nv_bfloat16>> terms = {
+      {weights.data(), a.data(), first.data(), 1}, {weights.data(), b.data(), second.data(), 1}};
+  AccumulateWorkspace workspace;
+  accumulate_bundles(bundles.slices().front(), terms, d, workspace, stream);
+  std::vector<double> sum(static_cast<std::size_t>(shape.rows * d), 0), size = sum;
+  for (int64_t p = 0; p < c.pairs(); ++p) {
+    for (int64_t k = 0; k < d; ++k) {
+      const double product = static_cast<double>(coefficient[p]) * x[c.token_of(p) * d + k];
+      sum[c.row(p) * d + k] += product;
+      size[c.row(p) * d + k] += std::abs(product);
+    }
+  }
+  // Two bf16 keep 2^-17 of a coefficient; fp32 sums of at most 200 products add to that.
+  for (const auto* gradient : {&first, &second}) {
+    const std::vector<float> got = from_device(*gradient, stream);
+    for (std::size_t i = 0; i < got.size(); ++i) {
+      ASSERT_NEAR(got[i], sum[i], size[i] * 3e-5) << i;
+    }
   }
 }
 

@@ -244,12 +244,4 @@ __global__ void __launch_bounds__(128)
   }
 }
 
-/// Rows with pairs hold sums now.
-__global__ void __launch_bounds__(256) mark_written_kernel(PairGroups groups, WrittenRows written) {
-  const int row = static_cast<int>(blockIdx.x * 256 + threadIdx.x);
-  if (row < groups.rows && groups.offset[row] < groups.offset[row + 1]) {
-    written.number[row] = written.now;
-  }
-}
-
 }  // namespace airmoe::cuda
