@@ -192,12 +192,13 @@ __device__ __forceinline__ void add_rows(float (&sums)[kDim / 8][4],
 }
 
 /// A warp group's sums, times `factor` and rounded, into rows [own, own + 64) of a tile, for
-/// Tile::store by one thread.
+/// Tile::store by one thread. Other lanes of the warp may just have read these rows.
 template <int kDim, int kRows>
 __device__ __forceinline__ void put_rows(const float (&sums)[kDim / 8][4], float factor,
                                          unsigned char* tile, int own) {
   const int lane = threadIdx.x % 32, group = lane / 4, quad = lane % 4;
   const int row = own + threadIdx.x / 32 % 4 * 16 + group;
+  __syncwarp();
 #pragma unroll
   for (int n = 0; n < kDim / 8; ++n) {
 #pragma unroll
