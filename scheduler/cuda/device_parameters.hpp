@@ -33,10 +33,13 @@ class DeviceParameters {
   /// upload() and after download() only.
   explicit DeviceParameters(ParameterSet& host);
 
-  /// Local: values and moments from the host, gradients zero; waits. Updates are counted anew.
+  /// Local: values and moments from the host, gradients zero; waits. Moments that are zero are not
+  /// sent: the host's pages of new ones take no memory. Updates are counted anew.
   void upload(cudaStream_t stream);
   /// Local: values and moments to the host, after updates that rows wait for; waits.
   void download(cudaStream_t stream);
+  /// Local: the values alone; the host's moments stay what they were.
+  void download_values(cudaStream_t stream);
   /// Asynchronous: copies in the compute type from the values (nothing to do for float).
   void refresh_compute(cudaStream_t stream);
   void zero_gradients(cudaStream_t stream) { gradient_.zero(stream); }

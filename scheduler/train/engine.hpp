@@ -39,10 +39,11 @@ class Engine {
   /// Collective, after a forward: routing of MoE layer `index` (of Model::moe_layers()).
   virtual void capture(std::size_t index, RoutingRecord& record) = 0;
 
-  /// Which lists the host model is to have.
+  /// What the host model is to have: `current`, to look at, the present values, codebooks and
+  /// lists; `evaluation`, to keep, also the moments, and lists without jitter.
   enum class Lists { current, evaluation };
-  /// Collective: the host model holds the present parameters, moments, codebooks and lists; after
-  /// `evaluation`, the next training batch starts with new lists.
+  /// Collective: brings it. After `evaluation`, the next training batch starts with new lists.
+  /// Takes host memory for what it brings: of values, and of moments from the first time on.
   virtual void bring_to_host(Lists lists) = 0;
   /// Local: the host model's state is the one to go on from (start, restore).
   virtual void take_from_host() = 0;

@@ -139,7 +139,7 @@ TEST(Random, NormalsAreThoseOfTheCLibrary) {
           << "index " << kBegin << " + " << i + j;
     }
   }
-  EXPECT_LE(different, 1);  // a few of 10^9 are expected
+  EXPECT_LE(different, 1);  // libraries differ by units in the last place of double precision
 }
 
 TEST(Random, NormalsAreTheSameOnEveryInstructionSet) {

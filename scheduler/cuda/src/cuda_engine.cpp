@@ -138,7 +138,11 @@ class CudaEngine : public Engine {
   }
 
   void bring_to_host(Lists lists) override {
-    parameters_.download(stream_);
+    if (lists == Lists::evaluation) {
+      parameters_.download(stream_);
+    } else {
+      parameters_.download_values(stream_);
+    }
     model_.parameters_changed();
     for (auto& layer : layers_) layer->bring_to_host(lists == Lists::evaluation, stream_);
   }

@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <bit>
+#include <future>
 #include <type_traits>
 #include <utility>
 
@@ -23,6 +25,18 @@ void copy(float* to, const float* from, int64_t count, cudaMemcpyKind kind, cuda
   if (count == 0) return;
   const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(float);
   AIRMOE_CUDA(cudaMemcpyAsync(to, from, bytes, kind, stream));
+}
+
+/// Whether every bit is zero. Looks no further than the first block that is not.
+bool all_zero(const Buffer<float>& x) {
+  constexpr int64_t kBlock = 4096;
+  for (int64_t begin = 0; begin < x.size(); begin += kBlock) {
+    const int64_t end = std::min(x.size(), begin + kBlock);
+    uint32_t bits = 0;
+    for (int64_t i = begin; i < end; ++i) bits |= std::bit_cast<uint32_t>(x[i]);
+    if (bits != 0) return false;
+  }
+  return true;
 }
 
 }  // namespace
@@ -51,12 +65,31 @@ DeviceParameters<T>::DeviceParameters(ParameterSet& host) : host_(host) {
 
 template <class T>
 void DeviceParameters<T>::upload(cudaStream_t stream) {
+  // The processor looks for moments while it waits for values to be sent.
+  std::future<std::vector<bool>> searched = std::async(std::launch::async, [this] {
+    std::vector<bool> zero;
+    for (const Parameter* p : order_) {
+      zero.push_back(all_zero(p->moment1));
+      zero.push_back(all_zero(p->moment2));
+    }
+    return zero;
+  });
   for (std::size_t i = 0; i < order_.size(); ++i) {
     const Segment& s = segments_[i];
-    const Parameter& p = *order_[i];
-    copy(value_.data() + s.begin, p.value.data(), s.count, cudaMemcpyHostToDevice, stream);
-    copy(moment1_.data() + s.begin, p.moment1.data(), s.count, cudaMemcpyHostToDevice, stream);
-    copy(moment2_.data() + s.begin, p.moment2.data(), s.count, cudaMemcpyHostToDevice, stream);
+    copy(value_.data() + s.begin, order_[i]->value.data(), s.count, cudaMemcpyHostToDevice, stream);
+  }
+  const std::vector<bool> zero = searched.get();
+  const auto send = [&](float* to, const Buffer<float>& from, int64_t count, bool is_zero) {
+    if (is_zero) {
+      AIRMOE_CUDA(cudaMemsetAsync(to, 0, static_cast<std::size_t>(count) * sizeof(float), stream));
+    } else {
+      copy(to, from.data(), count, cudaMemcpyHostToDevice, stream);
+    }
+  };
+  for (std::size_t i = 0; i < order_.size(); ++i) {
+    const Segment& s = segments_[i];
+    send(moment1_.data() + s.begin, order_[i]->moment1, s.count, zero[2 * i]);
+    send(moment2_.data() + s.begin, order_[i]->moment2, s.count, zero[2 * i + 1]);
   }
   zero_gradients(stream);
   reset_rows(stream);
@@ -66,13 +99,22 @@ void DeviceParameters<T>::upload(cudaStream_t stream) {
 
 template <class T>
 void DeviceParameters<T>::download(cudaStream_t stream) {
-  finish_rows(*this, stream);
+  download_values(stream);
   for (std::size_t i = 0; i < order_.size(); ++i) {
     const Segment& s = segments_[i];
     Parameter& p = *order_[i];
-    copy(p.value.data(), value_.data() + s.begin, s.count, cudaMemcpyDeviceToHost, stream);
     copy(p.moment1.data(), moment1_.data() + s.begin, s.count, cudaMemcpyDeviceToHost, stream);
     copy(p.moment2.data(), moment2_.data() + s.begin, s.count, cudaMemcpyDeviceToHost, stream);
+  }
+  AIRMOE_CUDA(cudaStreamSynchronize(stream));
+}
+
+template <class T>
+void DeviceParameters<T>::download_values(cudaStream_t stream) {
+  finish_rows(*this, stream);
+  for (std::size_t i = 0; i < order_.size(); ++i) {
+    const Segment& s = segments_[i];
+    copy(order_[i]->value.data(), value_.data() + s.begin, s.count, cudaMemcpyDeviceToHost, stream);
   }
   AIRMOE_CUDA(cudaStreamSynchronize(stream));
 }
