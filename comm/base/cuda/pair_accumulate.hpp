@@ -43,7 +43,7 @@ int64_t accumulate_slice(int64_t tokens, int64_t d);
 /// gradient(row(p) * units + j, :) += sum over pairs p of coefficient(p, j) * source(token(p), :)
 /// for every term. Rows that hold no sums yet are overwritten, and hold sums afterwards. Sums are
 /// fp32 in an order that depends on the grouping alone; rows without pairs are not touched. Terms
-/// with the same source read it once. In bf16, terms of 8 and more units have their coefficients
+/// with the same source read it once. In bf16, terms of 16 and more units have their coefficients
 /// rounded to bf16. Asynchronous. Throws Error when d is no multiple of 8.
 template <class T>
 void accumulate_pairs(const PairGroups& groups, std::span<const AccumulateTerm<T>> terms, int64_t d,

@@ -82,7 +82,7 @@ struct BundleShared {
   __device__ void start() {
     for (int i = 0; i < Shape::kChunks; ++i) {
       start_barrier(shared_address(chunk_full + i), Shape::kPreparers);
-      start_barrier(shared_address(chunk_empty + i), Shape::kConsumers / 32);
+      start_barrier(shared_address(chunk_empty + i), (Shape::kConsumers + Shape::kCopiers) / 32);
     }
     for (int i = 0; i < Shape::kStages; ++i) {
       start_barrier(shared_address(stage_full + i), 1);
@@ -291,6 +291,9 @@ __device__ void copy_bundle_tokens(const T* const (&source)[2], int d, int first
       if (thread == 0) expect_bytes(full, 2 * static_cast<uint32_t>(count) * bytes);
       if (copies) copy_row(to + stage * Shape::kStageBytes, from + offset, bytes, full);
     }
+    // Consumers do not wait for a warp that had nothing to copy; the chunk must.
+    __syncwarp();
+    if (lane == 0) arrive(shared_address(shared.chunk_empty + buffer));
     if (last) return;
   }
 }
