@@ -81,6 +81,18 @@ __device__ __forceinline__ void copy_box_to(uint16_t blocks, uint32_t shared,
       : "memory");
 }
 
+/// Brings the box at (x, y) to the same place of every block of the cluster in `blocks`, and its
+/// bytes to the same barrier.
+__device__ __forceinline__ void copy_flat_box_to(uint16_t blocks, uint32_t shared,
+                                                 const CUtensorMap& map, int x, int y,
+                                                 uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;\n" ::"r"(shared),
+      "l"(&map), "r"(barrier), "r"(x), "r"(y), "h"(blocks)
+      : "memory");
+}
+
 /// A warp group gives registers back, or takes what others gave.
 template <int kRegisters>
 __device__ __forceinline__ void keep_registers() {

@@ -5,6 +5,7 @@
 
 #include "comm/base/cuda/device.hpp"
 #include "router/cuda/assign.hpp"
+#include "router/cuda/src/assign_wgmma.hpp"
 #include "router/cuda/src/score_exact.cuh"
 #include "router/cuda/src/score_tile.cuh"
 
@@ -161,6 +162,7 @@ void assign_codewords(const T* hidden, const T* codebook, int64_t n, int64_t d, 
     const auto run = [&](auto assign) {
       return assign(hidden, codebook, n, d, codewords, codeword, stream);
     };
+    if (n > 32 * (enough - 1) && run(try_assign_wgmma)) return;
     if (n > 64 * (enough - 1) && run(try_assign<4>)) return;
     if (n > 32 * (enough - 1) && run(try_assign<2>)) return;
     if (run(try_assign<1>)) return;

@@ -54,9 +54,10 @@ void select_experts(const T* hidden, int64_t d, const airmoe::cuda::CodewordToke
                               jitter != nullptr ? *jitter : airmoe::cuda::JitterKey{},
                               out};
   if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-    if (can_score_fixed(d)) {
+    const bool streams = can_score_stream(d);
+    if (streams || can_score_fixed(d)) {
       each_pass(request, FixedKeys::kBlockWords, workspace, [&](const SelectPass& pass) {
-        score_fixed(request, hidden, unit, pass, stream);
+        (streams ? score_stream : score_fixed)(request, hidden, unit, pass, stream);
         select_rows<FixedKeys>(request, pass, stream);
       });
       return;

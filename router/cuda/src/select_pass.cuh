@@ -37,6 +37,11 @@ bool can_score_fixed(int64_t d);
 /// Scores on tensor cores as FixedKeys. select_fixed.cu
 void score_fixed(const SelectRequest& request, const __nv_bfloat16* hidden,
                  const __nv_bfloat16* unit, const SelectPass& pass, cudaStream_t stream);
+/// The same keys, for long rows of tables that the second-level cache does not hold; where
+/// can_score_stream(). select_stream.cu
+bool can_score_stream(int64_t d);
+void score_stream(const SelectRequest& request, const __nv_bfloat16* hidden,
+                  const __nv_bfloat16* unit, const SelectPass& pass, cudaStream_t stream);
 /// Exact products as FloatKeys, any shape. select_exact.cu
 template <class T>
 void score_exact(const SelectRequest& request, const T* hidden, const T* unit,

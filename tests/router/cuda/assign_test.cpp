@@ -74,6 +74,22 @@ TEST(DeviceAssign, TiesGoToTheSmallerCodewordInBf16) {
   check_ties<__nv_bfloat16>();
 }
 
+// As many tokens as warp-group products are used for; rows of whole and broken tiles.
+TEST(DeviceAssign, TiesOfLongRowsGoToTheSmallerCodewordInBf16) {
+  const Stream stream;
+  Random random(5);
+  for (const int64_t d : {256, 520, 1000, 1024}) {
+    for (const int64_t codewords : {7, 300}) {
+      const int64_t n = 3201;
+      auto hidden = random.integers(n * d, -1, 1);
+      auto codebook = random.integers(codewords * d, -1, 1);
+      const auto found = assign<__nv_bfloat16>(hidden, codebook, n, d, codewords, stream);
+      ASSERT_EQ(found, on_host(hidden, codebook, n, d, codewords))
+          << "d " << d << " codewords " << codewords;
+    }
+  }
+}
+
 TEST(DeviceAssign, Bf16FindsTheLargestScoreUpToRounding) {
   const Stream stream;
   Random random(3);
@@ -100,6 +116,9 @@ TEST(DeviceAssign, NotANumberGivesAValidCodeword) {
   auto codebook = random.normals(40 * 64);
   EXPECT_EQ(assign<float>(hidden, codebook, 5, 64, 40, stream), std::vector<int32_t>(5, 0));
   EXPECT_EQ(assign<__nv_bfloat16>(hidden, codebook, 5, 64, 40, stream), std::vector<int32_t>(5, 0));
+  std::vector<float> many(4000 * 64, std::numeric_limits<float>::quiet_NaN());
+  EXPECT_EQ(assign<__nv_bfloat16>(many, codebook, 4000, 64, 40, stream),
+            std::vector<int32_t>(4000, 0));
 }
 
 TEST(DeviceAssign, SaysWhichWidthsItTakes) {

@@ -159,12 +159,13 @@ void check_float(Case c, SelectWorkspace& workspace) {
 
 // Against double precision on the same bf16 inputs: no selected score is more than a step of the
 // keys below one that was left out, and gates are the softmax over the selected to such steps.
-void check_bf16(Case c, SelectWorkspace& workspace) {
+// Looks at every token_step-th token.
+void check_bf16(Case c, SelectWorkspace& workspace, int64_t token_step = 1) {
   const Stream stream;
   const Shape& s = c.shape;
   SCOPED_TRACE(::testing::Message() << s << (c.noise ? " with jitter" : ""));
   const Found found = select<__nv_bfloat16>(c, stream, workspace);
-  for (int64_t t = 0; t < s.tokens; ++t) {
+  for (int64_t t = 0; t < s.tokens; t += token_step) {
     const double length = std::sqrt(router::test::dot(c.token(t), c.token(t), s.dim));
     const double step = (1.02 * length + 5.0 * c.stddev) / 16383.0;
     const auto jitter = c.jitter(t);
@@ -208,6 +209,8 @@ const std::vector<Shape> kShapes = {
     {20, 64, 5000, 2, 2048, 1501},  {18, 128, 5000, 2, 4096, 512},  // bf16: 16 tokens at a time
     {18, 1024, 3000, 2, 2048, 512}, {6, 3000, 3000, 2, 2048, 100},
     {5, 64, 9000, 1, 9000, 700},  // bf16: too long for shared memory
+    {90, 1024, 3000, 4, 1000, 64},  {60, 768, 2000, 3, 333, 40},
+    {50, 544, 2000, 5, 70, 9},  // bf16: rows that end within a piece
 };
 
 TEST(DeviceSelect, FloatEqualsTheHost) {
@@ -245,6 +248,26 @@ TEST(DeviceSelect, Bf16WithJitter) {
     c.first_token = 54321;
     for (const float stddev : {0.01f, 1.0f}) {
       c.stddev = stddev;
+      check_bf16(c, workspace);
+    }
+  }
+}
+
+// Codewords with the numbers of tokens that make tiles of all kinds, some of them without any.
+TEST(DeviceSelect, Bf16TilesOfAllSizes) {
+  SelectWorkspace workspace;
+  const std::vector<int64_t> tokens = {1, 0, 7, 32, 0, 33, 8, 9, 70, 16, 17, 0};
+  uint32_t seed = 250;
+  for (const int64_t d : {512, 768, 1024}) {
+    for (const int64_t shortlist : {40, 300, 1025}) {
+      const int64_t n = std::accumulate(tokens.begin(), tokens.end(), int64_t{0});
+      Case c = clustered_case(++seed, {n, d, 1200, std::ssize(tokens), shortlist, 33});
+      int64_t t = 0;
+      for (std::size_t g = 0; g < tokens.size(); ++g) {
+        for (int64_t i = 0; i < tokens[g]; ++i) {  // 89 and 193 have no factor in common
+          c.codeword[t++ * 89 % n] = static_cast<int32_t>(g);
+        }
+      }
       check_bf16(c, workspace);
     }
   }
@@ -300,6 +323,12 @@ TEST(DeviceSelect, NotANumberCountsAsMinusInfinity) {
 TEST(DeviceSelect, VeryLongListsInSeveralPasses) {
   SelectWorkspace workspace;
   check_float(clustered_case(600, {580, 8, 65536, 2, 60000, 700}), workspace);
+  EXPECT_LE(workspace.keys.size(), int64_t{32} << 20);
+}
+
+TEST(DeviceSelect, Bf16LongListsInSeveralPasses) {
+  SelectWorkspace workspace;
+  check_bf16(clustered_case(601, {1200, 512, 60000, 3, 60000, 50}), workspace, 199);
   EXPECT_LE(workspace.keys.size(), int64_t{32} << 20);
 }
 
