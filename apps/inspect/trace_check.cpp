@@ -21,7 +21,7 @@ T attribute(const StoredFile& file, const std::string& group, const std::string&
   return *typed;
 }
 
-const std::vector<int64_t>& shape_of(const StoredFile& file, const std::string& path) {
+std::vector<int64_t> shape_of(const StoredFile& file, const std::string& path) {
   const auto* d = file.find(path);
   if (d == nullptr) fail(ExitCode::bad_data, "no dataset {}", path);
   return d->shape;
@@ -29,7 +29,7 @@ const std::vector<int64_t>& shape_of(const StoredFile& file, const std::string& 
 
 void require(const StoredFile& file, const std::string& group, const std::string& name,
              const std::vector<int64_t>& expected) {
-  const auto& shape = shape_of(file, group + "/" + name);
+  const auto shape = shape_of(file, group + "/" + name);
   if (shape != expected) {
     fail(ExitCode::bad_data, "{} is {}, expected {}", name, scheduler::shape_text(shape),
          scheduler::shape_text(expected));
@@ -61,9 +61,9 @@ TraceArrays load(const StoredFile& file, StoredData& data, const std::string& gr
       fail(ExitCode::bad_data, "{} has not {} dimensions", name, dimensions);
     }
   }
-  const auto& hidden = shape_of(file, group + "/hidden");
-  const auto& list = shape_of(file, group + "/shortlist");
-  const auto& up = shape_of(file, group + "/up");
+  const auto hidden = shape_of(file, group + "/hidden");
+  const auto list = shape_of(file, group + "/shortlist");
+  const auto up = shape_of(file, group + "/up");
   t.tokens = hidden[0];
   t.dim = hidden[1];
   t.codewords = list[0];
