@@ -93,6 +93,26 @@ __device__ __forceinline__ void copy_flat_box_to(uint16_t blocks, uint32_t share
       : "memory");
 }
 
+/// Brings `bytes`, a multiple of 16, from and to multiples of 16; they arrive at `barrier`.
+__device__ __forceinline__ void copy_bytes(uint32_t shared, const void* global, uint32_t bytes,
+                                           uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::
+          "r"(shared),
+      "l"(global), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+
+/// A place in a ring of kStages and the parity of its pass.
+template <int kStages>
+struct Ring {
+  int stage = 0;
+  uint32_t parity = 0;
+  __device__ __forceinline__ void advance() {
+    if (++stage == kStages) stage = 0, parity ^= 1;
+  }
+};
+
 /// A warp group gives registers back, or takes what others gave.
 template <int kRegisters>
 __device__ __forceinline__ void keep_registers() {

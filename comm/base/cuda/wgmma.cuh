@@ -39,7 +39,8 @@ template <int kPending>
 __device__ __forceinline__ void wait_products() {
   asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(kPending) : "memory");
 }
-/// What cp.async has brought becomes visible to wgmma; before the barrier.
+/// What this thread has written to shared memory, or brought there by cp.async, comes before what
+/// wgmma and the copy engine do there; before the barrier.
 __device__ __forceinline__ void publish_copies() {
   asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
 }

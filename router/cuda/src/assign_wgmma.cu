@@ -57,18 +57,6 @@ __device__ __forceinline__ Best better(Best a, Best b) {
   return b.score > a.score || (b.score == a.score && b.index < a.index) ? b : a;
 }
 
-/// Position in the ring of stages.
-template <int kStages>
-struct Place {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ void advance() {
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
 #endif
 
 template <int kStages>
@@ -96,7 +84,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
   synchronize_cluster();
 
-  Place<kStages> place;
+  Ring<kStages> place;
   if (group == kGroups) {
     keep_registers<40>();
     if (warp == 0 && lane == 0) {

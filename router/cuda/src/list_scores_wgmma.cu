@@ -58,20 +58,6 @@ struct Layout {
   __device__ uint32_t resident() const { return full(2 * kStages); }
 };
 
-#if defined(AIRMOE_HAS_WGMMA)
-/// Position in the ring of stages.
-struct Place {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ void advance() {
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
-#endif
-
 /// Rows are codewords first_codeword .. + rows - 1. Blocks share out the tiles:
 /// a cluster has two neighbouring row tiles, and of every tile_step tiles of
 /// experts one.
@@ -108,7 +94,7 @@ __global__ void __launch_bounds__(threads(kGroups), 1)
   __syncthreads();
   synchronize_cluster();
 
-  Place place;
+  Ring<kStages> place;
   if (group == kGroups) {
     keep_registers<kGroups == 2 ? 40 : 32>();
     if (warp == 0 && lane == 0) {

@@ -45,6 +45,17 @@ __device__ __forceinline__ double group_norm(const T* x, int count, int chain) {
   return __dsqrt_rn(add_chains(sum));
 }
 
+/// `sum` and the squares of eight bf16, in their order.
+__device__ __forceinline__ float add_squares(float sum, uint4 v) {
+  const uint32_t words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+  for (const uint32_t word : words) {
+    const float low = __uint_as_float(word << 16), high = __uint_as_float(word & 0xFFFF0000u);
+    sum = fmaf(low, low, fmaf(high, high, sum));
+  }
+  return sum;
+}
+
 /// Element of a row divided by its norm, as the host rounds it.
 __device__ __forceinline__ float scaled(float x, double inverse_norm) {
   return static_cast<float>(__dmul_rn(static_cast<double>(x), inverse_norm));

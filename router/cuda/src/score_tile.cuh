@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "comm/base/cuda/mma.cuh"
+#include "router/cuda/src/norm.cuh"
 
 namespace airmoe::router::cuda {
 
@@ -43,12 +44,7 @@ __device__ __forceinline__ float stage_token(const __nv_bfloat16* source, int d,
     uint4 v = make_uint4(0, 0, 0, 0);
     if (source != nullptr && s * 8 < d) v = *reinterpret_cast<const uint4*>(source + s * 8);
     *reinterpret_cast<uint4*>(row + s * 16) = v;
-    const uint32_t words[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-    for (const uint32_t word : words) {
-      const float low = __uint_as_float(word << 16), high = __uint_as_float(word & 0xFFFF0000u);
-      squares = fmaf(low, low, fmaf(high, high, squares));
-    }
+    squares = add_squares(squares, v);
   }
   return squares;
 }

@@ -51,8 +51,7 @@ __global__ void __launch_bounds__(32 * kWarps, 2)
       float squares = stage_token<kSteps>(source, a.d, staged + t * stride);
 #pragma unroll
       for (int step = 16; step > 0; step /= 2) squares += __shfl_xor_sync(~0u, squares, step);
-      // Unit vectors in bf16 may be a little longer than 1.
-      const float bound = sqrtf(squares) * 1.01f + (a.jittered ? a.jitter.stddev * 4.5f : 0.0f);
+      const float bound = score_bound(a, squares);
       if (lane == 0) scales[t] = FixedKeys::of_bound(bound).half_per_bound();
       if (lane == 0 && t < count && blockIdx.y == 0) {
         pass.bound[begin + t - pass.first] = bound;

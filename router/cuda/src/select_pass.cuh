@@ -22,6 +22,12 @@ struct SelectRequest {
   SelectOutput out;
 };
 
+/// What no |score| of a token exceeds, from the sum of its squares. Unit vectors in bf16 may be a
+/// little longer than 1.
+__device__ __forceinline__ float score_bound(const SelectRequest& request, float squares) {
+  return sqrtf(squares) * 1.01f + (request.jittered ? request.jitter.stddev * 4.5f : 0.0f);
+}
+
 /// Places [first, end). Row p - first of the arrays belongs to place p.
 struct SelectPass {
   int first, end;

@@ -7,6 +7,7 @@
 
 #include "comm/base/cuda/device.hpp"
 #include "router/cuda/src/keys.cuh"
+#include "router/cuda/src/norm.cuh"
 #include "router/cuda/src/score_stream.cuh"
 #include "router/cuda/src/select_pass.cuh"
 
@@ -67,20 +68,12 @@ __global__ void __launch_bounds__(32 * airmoe::cuda::kTileTokens)
   float squares = 0.0f;
 #pragma unroll 4
   for (int s = lane; s < a.d / 8; s += 32) {
-    const uint4 v = *reinterpret_cast<const uint4*>(source + s * 8);
-    const uint32_t words[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-    for (const uint32_t word : words) {
-      const float low = __uint_as_float(word << 16), high = __uint_as_float(word & 0xFFFF0000u);
-      squares = fmaf(low, low, fmaf(high, high, squares));
-    }
+    squares = add_squares(squares, *reinterpret_cast<const uint4*>(source + s * 8));
   }
 #pragma unroll
   for (int step = 16; step > 0; step /= 2) squares += __shfl_xor_sync(~0u, squares, step);
   if (lane == 0) {
-    // Unit vectors in bf16 may be a little longer than 1.
-    pass.bound[place - pass.first] =
-        sqrtf(squares) * 1.01f + (a.jittered ? a.jitter.stddev * 4.5f : 0.0f);
+    pass.bound[place - pass.first] = score_bound(a, squares);
     pass.codeword[place - pass.first] = a.tokens.tile_codeword[tile];
   }
 }

@@ -108,8 +108,8 @@ __device__ __forceinline__ void produce_steps(const BackwardMatrices& m, const I
       P::Other::load(tile + P::Other::kBytes, kOfKeys ? m.d_out : m.v, there, head, row,
                      work.sequence);
       if (kOfKeys) {
-        load_bytes(at.base + at.terms_at(ring.stage), terms_of(in, g, work.sequence, head) + row,
-                   P::kTermBytes, there);
+        airmoe::cuda::copy_bytes(at.base + at.terms_at(ring.stage),
+                                 terms_of(in, g, work.sequence, head) + row, P::kTermBytes, there);
       }
     }
   }

@@ -32,6 +32,8 @@ CUtensorMap map_of_heads(const __nv_bfloat16* data, int64_t ld, int64_t sequence
 
 #if defined(AIRMOE_HAS_WGMMA)
 
+using airmoe::cuda::Ring;
+
 /// This thread's warp group, in a way that shows the compiler that a warp agrees on it.
 __device__ __forceinline__ int group_of_thread() {
   return __shfl_sync(~0u, static_cast<int>(threadIdx.x) / kGroupThreads, 0);
@@ -66,25 +68,6 @@ __device__ __forceinline__ void store_box(const CUtensorMap& map, uint32_t from,
 __device__ __forceinline__ void finish_stores() {
   asm volatile("cp.async.bulk.commit_group;\ncp.async.bulk.wait_group.read 0;\n" ::: "memory");
 }
-/// Brings `bytes`, a multiple of 16.
-__device__ __forceinline__ void load_bytes(uint32_t to, const void* from, uint32_t bytes,
-                                           uint32_t barrier) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::
-          "r"(to),
-      "l"(from), "r"(bytes), "r"(barrier)
-      : "memory");
-}
-
-/// A place in a ring of kStages and the parity of its pass.
-template <int kStages>
-struct Ring {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ __forceinline__ void advance() {
-    if (++stage == kStages) stage = 0, parity ^= 1;
-  }
-};
 
 #endif
 

@@ -32,29 +32,6 @@ struct BundleShape {
   }
 };
 
-/// Which sorted pairs a block sums. A bundle of at most `segment` pairs belongs whole to the
-/// segment where it starts; a longer one is cut at segment boundaries.
-__device__ __forceinline__ SegmentRange bundle_range(const PairBundles& bundles, int index,
-                                                     int segment) {
-  const int from = index * segment;
-  const int to = min(from + segment, static_cast<int>(bundles.pairs));
-  const int first = bundles.rank[from] / kBundleRows, last = bundles.rank[to - 1] / kBundleRows;
-  const int first_begin = bundles.offset[first], first_end = bundles.offset[first + 1];
-  const int last_begin = bundles.offset[last], last_end = bundles.offset[last + 1];
-  SegmentRange range{from, last_end, false};
-  if (first_begin < from) {
-    // A long bundle's pairs in the segment where it starts belong to its next segment.
-    range.part = first_end - first_begin > segment;
-    if (!range.part) {
-      range.begin = first_end;
-    } else if (first_begin >= from - segment) {
-      range.begin = first_begin;
-    }
-  }
-  if (last_end - last_begin > segment) range.end = last_begin >= from ? last_begin : to;
-  return range;
-}
-
 #if defined(AIRMOE_HAS_WGMMA)
 
 /// What the three kinds of warps of a block share.
@@ -248,16 +225,6 @@ class BundlePreparer {
   float coefficient_[kRounds][kJobs];
 };
 
-/// A row of whole 16-byte pieces; its bytes arrive at `barrier`.
-__device__ __forceinline__ void copy_row(uint32_t shared, const void* global, uint32_t bytes,
-                                         uint32_t barrier) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::
-          "r"(shared),
-      "l"(global), "r"(bytes), "r"(barrier)
-      : "memory");
-}
-
 /// Copies a step's tokens: a few lanes of every warp one row each, for a warp issues one at a time.
 template <int kJobs, class T>
 __device__ void copy_bundle_tokens(const T* const (&source)[2], int d, int first_column,
@@ -289,7 +256,7 @@ __device__ void copy_bundle_tokens(const T* const (&source)[2], int d, int first
       }
       const uint32_t full = shared_address(shared.stage_full + stage);
       if (thread == 0) expect_bytes(full, 2 * static_cast<uint32_t>(count) * bytes);
-      if (copies) copy_row(to + stage * Shape::kStageBytes, from + offset, bytes, full);
+      if (copies) copy_bytes(to + stage * Shape::kStageBytes, from + offset, bytes, full);
     }
     // Consumers do not wait for a warp that had nothing to copy; the chunk must.
     __syncwarp();
@@ -471,7 +438,8 @@ __global__ void __launch_bounds__(BundleShape::kThreads, 1) accumulate_bundles_k
 
   const int index = static_cast<int>(blockIdx.x);
   const int first_column = static_cast<int>(blockIdx.y) * Shape::kColumns;
-  const SegmentRange range = bundle_range(bundles, index, segment);
+  const SegmentRange range =
+      segment_range<kBundleRows>(bundles.rank, bundles.offset, bundles.pairs, index, segment);
   if (range.begin >= range.end) return;
   if (threadIdx.x == 0) shared.start();
   // Rows behind a chunk's last token are multiplied by zero: they must be numbers.

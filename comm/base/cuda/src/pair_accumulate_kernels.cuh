@@ -75,29 +75,35 @@ struct RowPart<float, kColumns> {
   }
 };
 
-/// Which sorted pairs a segment's warp sums: [begin, end).
+/// Which sorted pairs a segment's warp or block sums: [begin, end).
 struct SegmentRange {
   int begin = 0, end = 0;
-  bool part = false;  // the first row of the range is a part of a long one
+  bool part = false;  // the first group of the range is a part of a long one
 };
 
-__device__ __forceinline__ SegmentRange segment_range(const PairGroups& groups, int segment) {
-  const int from = segment * kSegment;
-  const int to = min(from + kSegment, static_cast<int>(groups.pairs));
-  const int first_row = groups.row[from], last_row = groups.row[to - 1];
-  const int first_begin = groups.offset[first_row], first_end = groups.offset[first_row + 1];
-  const int last_begin = groups.offset[last_row], last_end = groups.offset[last_row + 1];
+/// Pairs are sorted by group, a group being kRows rows: all pairs of at most `segment` belong to
+/// the segment where the group starts; a longer group is cut at segment boundaries.
+/// @param row     of a pair
+/// @param offset  first pair of a group
+template <int kRows>
+__device__ __forceinline__ SegmentRange segment_range(const int32_t* row, const int32_t* offset,
+                                                      int64_t pairs, int index, int segment) {
+  const int from = index * segment;
+  const int to = min(from + segment, static_cast<int>(pairs));
+  const int first = row[from] / kRows, last = row[to - 1] / kRows;
+  const int first_begin = offset[first], first_end = offset[first + 1];
+  const int last_begin = offset[last], last_end = offset[last + 1];
   SegmentRange range{from, last_end, false};
   if (first_begin < from) {
-    // A long row's pairs in the segment where it starts belong to its next segment.
-    range.part = first_end - first_begin > kSegment;
+    // A long group's pairs in the segment where it starts belong to its next segment.
+    range.part = first_end - first_begin > segment;
     if (!range.part) {
       range.begin = first_end;
-    } else if (first_begin >= from - kSegment) {
+    } else if (first_begin >= from - segment) {
       range.begin = first_begin;
     }
   }
-  if (last_end - last_begin > kSegment) range.end = last_begin >= from ? last_begin : to;
+  if (last_end - last_begin > segment) range.end = last_begin >= from ? last_begin : to;
   return range;
 }
 
@@ -145,7 +151,7 @@ __global__ void __launch_bounds__(kWarpsPerBlock * 32)
   const int segment =
       static_cast<int>(blockIdx.x) * kWarpsPerBlock + static_cast<int>(threadIdx.x) / 32;
   if (segment >= segments) return;
-  SegmentRange range = segment_range(groups, segment);
+  SegmentRange range = segment_range<1>(groups.row, groups.offset, groups.pairs, segment, kSegment);
   if (range.begin >= range.end) return;
   const int column = static_cast<int>(blockIdx.y) * 32 * kColumns + lane * kColumns;
   const bool inside = column < d;
