@@ -2,7 +2,7 @@
 // codewords in tiles of 256, two warp groups with half of them each; a thread has the copy engine
 // bring them. The two blocks of a cluster bring half of every tile to both.
 
-#include "comm/base/cuda/device.hpp"
+#include "comm/base/cuda/cluster_launch.hpp"
 #include "comm/base/cuda/mma.cuh"
 #include "comm/base/cuda/tensor_map.hpp"
 #include "comm/base/cuda/tma.cuh"
@@ -181,21 +181,10 @@ bool try_launch(const __nv_bfloat16* hidden, const __nv_bfloat16* codebook, int6
   const CUtensorMap rows = airmoe::cuda::describe_bf16(
       codebook, {{d, 0, kStep}, {codewords, d * 2, kColumns / kCluster}});
   const auto kernel = assign_wgmma_kernel<kStages>;
-  AIRMOE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   static_cast<int>(bytes)));
-  cudaLaunchAttribute in_clusters{};
-  in_clusters.id = cudaLaunchAttributeClusterDimension;
-  in_clusters.val.clusterDim = {kCluster, 1, 1};
-  cudaLaunchConfig_t config{};
   constexpr int64_t kClusterRows = kRows * kCluster;
-  config.gridDim = static_cast<unsigned>((n + kClusterRows - 1) / kClusterRows * kCluster);
-  config.blockDim = kThreads;
-  config.dynamicSmemBytes = static_cast<std::size_t>(bytes);
-  config.stream = stream;
-  config.attrs = &in_clusters;
-  config.numAttrs = 1;
-  AIRMOE_CUDA(cudaLaunchKernelEx(&config, kernel, tokens, rows, static_cast<int>(n), parts,
-                                 static_cast<int>(codewords), codeword));
+  airmoe::cuda::launch_in_clusters(
+      kernel, kCluster, (n + kClusterRows - 1) / kClusterRows * kCluster, kThreads, bytes, stream,
+      tokens, rows, static_cast<int>(n), parts, static_cast<int>(codewords), codeword);
   return true;
 }
 

@@ -1,17 +1,14 @@
-// Scores in bf16 on Hopper: tiles of 128 codewords x 256 experts, two or four
-// warp groups with a part each, and a thread that has the copy engine bring
-// what they need. Two blocks of a cluster have the same experts; each brings
-// half of them to both.
+// Scores in bf16 on Hopper: tiles of 128 codewords x 256 experts, two or four warp groups with a
+// part each, and a thread that has the copy engine bring what they need. Two blocks of a cluster
+// have the same experts; each brings half of them to both.
 //
-// A block keeps its codewords and goes from tile to tile of the experts. Where
-// the codewords fit, they stay in shared memory; longer ones are copied again
-// with every tile.
+// A block keeps its codewords and goes from tile to tile of the experts. Where the codewords fit,
+// they stay in shared memory; longer ones are copied again with every tile.
 //
-// Experts lie in shared memory in such an order that the sums of a thread are
-// of eight neighbouring experts: expert 8 q + 2 t + b of 32 is row 8 t + 2 q +
-// b.
+// Experts lie in shared memory in such an order that the sums of a thread are of eight neighbouring
+// experts: expert 8 q + 2 t + b of 32 is row 8 t + 2 q + b.
 
-#include "comm/base/cuda/device.hpp"
+#include "comm/base/cuda/cluster_launch.hpp"
 #include "comm/base/cuda/mma.cuh"
 #include "comm/base/cuda/tensor_map.hpp"
 #include "comm/base/cuda/tma.cuh"
@@ -30,15 +27,14 @@ constexpr int kRowBytes = kStep * 2;
 constexpr int kCodewordBytes = kRows * kRowBytes, kExpertBytes = kColumns * kRowBytes;
 constexpr int kResidentSteps = 4;  // codewords of 256 elements
 
-/// Of warp groups that multiply and one that copies. The former have 64 rows
-/// each; four of them share out the columns too, which hides more of what is
-/// done with scores, but reads more shared memory.
+/// Of warp groups that multiply and one that copies. The former have 64 rows each; four of them
+/// share out the columns too, which hides more of what is done with scores, but reads more shared
+/// memory.
 constexpr int threads(int groups) {
   return (groups + 1) * 128;
 }
 
-/// Shared memory from a multiple of 1,024 on: resident codewords, stages,
-/// scores, barriers.
+/// Shared memory from a multiple of 1,024 on: resident codewords, stages, scores, barriers.
 template <int kGroups, bool kResident>
 struct Layout {
   static constexpr int kStageBytes = kExpertBytes + (kResident ? 0 : kCodewordBytes);
@@ -58,9 +54,8 @@ struct Layout {
   __device__ uint32_t resident() const { return full(2 * kStages); }
 };
 
-/// Rows are codewords first_codeword .. + rows - 1. Blocks share out the tiles:
-/// a cluster has two neighbouring row tiles, and of every tile_step tiles of
-/// experts one.
+/// Rows are codewords first_codeword .. + rows - 1. Blocks share out the tiles: a cluster has two
+/// neighbouring row tiles, and of every tile_step tiles of experts one.
 template <bool kJitter, bool kResident, int kGroups>
 __global__ void __launch_bounds__(threads(kGroups), 1)
     scores_wgmma_kernel(ScoreTask<Bf16> task, const __grid_constant__ CUtensorMap codebook,
@@ -158,8 +153,7 @@ __global__ void __launch_bounds__(threads(kGroups), 1)
     }
   }
   __syncwarp();
-  synchronize_cluster();  // nobody leaves while others write to its shared
-                          // memory
+  synchronize_cluster();  // nobody leaves while others write to its shared memory
 #endif
 }
 
@@ -179,19 +173,9 @@ void launch(const ScoreTask<Bf16>& task, int64_t rows, cudaStream_t stream) {
   const int64_t resident = airmoe::cuda::device_properties().multiprocessors / kCluster;
   const int64_t clusters = std::max(pairs, std::min(resident, pairs * tiles));
   const auto kernel = scores_wgmma_kernel<kJitter, kResident, kGroups>;
-  constexpr int kBytes = Layout<kGroups, kResident>::kBytes;
-  AIRMOE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
-  cudaLaunchAttribute in_clusters{};
-  in_clusters.id = cudaLaunchAttributeClusterDimension;
-  in_clusters.val.clusterDim = {kCluster, 1, 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim = static_cast<unsigned>(clusters * kCluster);
-  config.blockDim = threads(kGroups);
-  config.dynamicSmemBytes = kBytes;
-  config.stream = stream;
-  config.attrs = &in_clusters;
-  config.numAttrs = 1;
-  AIRMOE_CUDA(cudaLaunchKernelEx(&config, kernel, task, codebook, unit, static_cast<int>(rows)));
+  airmoe::cuda::launch_in_clusters(kernel, kCluster, clusters * kCluster, threads(kGroups),
+                                   Layout<kGroups, kResident>::kBytes, stream, task, codebook, unit,
+                                   static_cast<int>(rows));
 }
 
 }  // namespace

@@ -99,39 +99,18 @@ void DevicePairBundles::build(const CodewordTokens& tokens, const DeviceLists& l
                               cudaStream_t stream, int64_t slice) {
   check_pair_count(tokens, active, rows);
   constexpr int kShift = std::bit_width(static_cast<unsigned>(kBundleRows)) - 1;
-  const int64_t pairs = tokens.tokens * active;
-  const int64_t slice_pairs = std::max<int64_t>(1, (slice > 0 ? slice : tokens.tokens) * active);
-  const int64_t count = std::max<int64_t>(1, (pairs + slice_pairs - 1) / slice_pairs);
-  const int64_t bundles = (rows + kBundleRows - 1) / kBundleRows;
-  for (int i = 0; i < 2; ++i) {
-    key_[i].ensure(pairs);
-    pair_[i].ensure(pairs);
-  }
-  offset_.ensure(count * (bundles + 1));
   slices_.clear();
-  if (pairs == 0) {
+  if (tokens.tokens * active == 0) {
     slices_.push_back({.rows = rows, .active = active});
     return;
   }
   const int32_t* const row = rank_rows(tokens, lists, position, active, rows, stream);
-  const dim3 grid(static_cast<unsigned>(tokens.tile_limit), 4);
-  pair_keys_kernel<<<grid, kSortingThreads, 0, stream>>>(tokens, lists, position,
-                                                         static_cast<int>(active), rank_.data(),
-                                                         key_[0].data(), pair_[0].data());
-  AIRMOE_CUDA_LAUNCHED();
-  for (int64_t s = 0; s < count; ++s) {
-    const int64_t begin = s * slice_pairs;
-    const int64_t size = std::min(slice_pairs, pairs - begin);
-    cub::DoubleBuffer<uint32_t> keys(key_[0].data() + begin, key_[1].data() + begin);
-    cub::DoubleBuffer<int32_t> values(pair_[0].data() + begin, pair_[1].data() + begin);
-    sort_by_key(keys, values, size, kShift, rows, scratch_, stream);
-    const auto* sorted = reinterpret_cast<const int32_t*>(keys.Current());
-    int32_t* const offset = offset_.data() + s * (bundles + 1);
-    group_offsets_kernel<<<blocks_for(bundles + 1), kSortingThreads, 0, stream>>>(
-        sorted, static_cast<int>(size), kShift, static_cast<int>(bundles), offset);
-    AIRMOE_CUDA_LAUNCHED();
-    slices_.push_back({rows, size, active, values.Current(), sorted, row, offset, tokens.token});
-  }
+  make_keys(tokens, lists, position, active, rank_.data(), key_, pair_, stream);
+  const int64_t bundles = (rows + kBundleRows - 1) / kBundleRows;
+  sort_slices(tokens, active, slice, kShift, rows, bundles, key_, pair_, offset_, scratch_, stream,
+              [&](int64_t size, const int32_t* pair, const int32_t* rank, const int32_t* offset) {
+                slices_.push_back({rows, size, active, pair, rank, row, offset, tokens.token});
+              });
 }
 
 }  // namespace airmoe::cuda
