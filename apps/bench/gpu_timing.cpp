@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
-#include <thread>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "comm/base/in_parallel.hpp"
+#include "comm/base/partition.hpp"
 #include "comm/base/random.hpp"
+#include "scheduler/processors.hpp"
 
 namespace airmoe::bench {
 
@@ -57,17 +59,12 @@ void CapturedCall::run() const {
 
 void fill_normal_parallel(std::span<float> out, uint64_t seed, uint32_t array, float stddev) {
   const RandomStream stream(seed, Purpose::test_data, array);
-  const auto threads = static_cast<int64_t>(std::max(1u, std::thread::hardware_concurrency()));
-  const int64_t size = std::ssize(out);
-  const int64_t part = (size + threads - 1) / threads;
-  std::vector<std::thread> workers;
-  for (int64_t begin = 0; begin < size; begin += part) {
-    workers.emplace_back([=] {
-      stream.fill_normal(out.data() + begin, std::min(part, size - begin),
-                         static_cast<uint64_t>(begin), stddev);
-    });
-  }
-  for (std::thread& worker : workers) worker.join();
+  const int64_t threads = scheduler::allowed_processors();
+  const BlockPartition parts{std::ssize(out), threads};
+  in_parallel(threads, threads, [&](int64_t part) {
+    stream.fill_normal(out.data() + parts.begin(part), parts.size(part),
+                       static_cast<uint64_t>(parts.begin(part)), stddev);
+  });
 }
 
 namespace {

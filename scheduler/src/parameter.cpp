@@ -1,21 +1,15 @@
 #include "scheduler/parameter.hpp"
 
 #include <algorithm>
-#include <thread>
 
 #include "comm/base/error.hpp"
 #include "comm/base/exact_sum.hpp"
+#include "comm/base/fnv.hpp"
+#include "comm/base/in_parallel.hpp"
 #include "comm/base/random.hpp"
 
 namespace airmoe::scheduler {
 namespace {
-
-/// 64-bit FNV-1a: gives every parameter a random stream of its own, whatever the order of creation.
-uint64_t hash(const std::string& text) {
-  uint64_t h = 14695981039346656037ull;
-  for (const char c : text) h = (h ^ static_cast<unsigned char>(c)) * 1099511628211ull;
-  return h;
-}
 
 void allocate(Parameter& p) {
   const int64_t size = p.local_size();
@@ -98,7 +92,8 @@ void ParameterSet::unfold_gradients() {
 }
 
 void initialise_normal(Parameter& parameter, uint64_t seed, float stddev) {
-  const uint64_t key = hash(parameter.name);
+  // A stream of its own for every parameter, whatever the order of creation.
+  const uint64_t key = fnv1a(parameter.name);
   const RandomStream stream(seed, Purpose::parameter_init, static_cast<uint32_t>(key),
                             static_cast<uint32_t>(key >> 32));
   const int64_t begin = parameter.row_begin * parameter.row_size();
@@ -108,15 +103,11 @@ void initialise_normal(Parameter& parameter, uint64_t seed, float stddev) {
   const int64_t most = std::max<int64_t>(1, parameter.threads);
   const int64_t parts = std::clamp<int64_t>(size / kPart, 1, most);
   const BlockPartition over_threads{size, parts};
-  const auto fill = [&](int64_t part) {
+  in_parallel(parts, parts, [&](int64_t part) {
     const int64_t first = over_threads.begin(part);
     stream.fill_normal(parameter.value.data() + first, over_threads.size(part),
                        static_cast<uint64_t>(begin + first), stddev);
-  };
-  std::vector<std::thread> others;
-  for (int64_t part = 1; part < parts; ++part) others.emplace_back(fill, part);
-  fill(0);
-  for (std::thread& thread : others) thread.join();
+  });
 }
 
 }  // namespace airmoe::scheduler

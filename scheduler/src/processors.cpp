@@ -8,6 +8,8 @@
 
 #include <sched.h>
 
+#include "comm/base/fnv.hpp"
+
 namespace airmoe::scheduler {
 namespace {
 
@@ -17,9 +19,7 @@ constexpr std::size_t kWords = std::tuple_size_v<decltype(ProcessorSet::processo
 uint64_t machine_number() {
   std::string id;
   std::getline(std::ifstream("/proc/sys/kernel/random/boot_id"), id);
-  uint64_t h = 14695981039346656037ull;  // 64-bit FNV-1a
-  for (const char c : id) h = (h ^ static_cast<unsigned char>(c)) * 1099511628211ull;
-  return h;
+  return fnv1a(id);
 }
 
 }  // namespace

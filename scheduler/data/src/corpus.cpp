@@ -10,8 +10,8 @@
 #include <isa-l/crc.h>
 
 #include "comm/base/error.hpp"
+#include "comm/base/in_parallel.hpp"
 #include "scheduler/data/src/file_list.hpp"
-#include "scheduler/data/src/in_parallel.hpp"
 #include "scheduler/data/src/mapped_file.hpp"
 #include "scheduler/data/src/token_file.hpp"
 
@@ -105,7 +105,7 @@ void Corpus::read_text(const std::vector<DataFile>& files) {
     places.push_back(to);
     to += file.bytes;
   }
-  in_parallel(std::ssize(files), [&](int64_t i) { read_whole(files[i], places[i]); });
+  in_parallel(std::ssize(files), kReaders, [&](int64_t i) { read_whole(files[i], places[i]); });
   sources_.push_back({paths_, text_.data(), 1, 0, size, 0});
   natural_vocab_ = 256;
 }

@@ -15,7 +15,8 @@
 #include <unistd.h>
 
 #include "comm/base/error.hpp"
-#include "scheduler/data/src/in_parallel.hpp"
+#include "comm/base/fnv.hpp"
+#include "comm/base/in_parallel.hpp"
 
 namespace airmoe::scheduler {
 namespace {
@@ -91,7 +92,7 @@ std::vector<Found> walk(const std::string& folder, Seen& seen) {
   try {
     while (!level.empty()) {
       std::vector<Listing> listings(level.size());
-      in_parallel(std::ssize(level), [&](int64_t i) { listings[i] = list(level[i]); });
+      in_parallel(std::ssize(level), kReaders, [&](int64_t i) { listings[i] = list(level[i]); });
       level.clear();
       for (Listing& listing : listings) {
         std::move(listing.folders.begin(), listing.folders.end(), std::back_inserter(level));
@@ -145,8 +146,7 @@ void refuse_mixture(const std::vector<Found>& found) {
 
 /// FNV-1a, then the finaliser of SplitMix64: FNV alone keeps similar names in similar places.
 uint64_t hash(const std::string& text) {
-  uint64_t h = 14695981039346656037ull;
-  for (const char c : text) h = (h ^ static_cast<unsigned char>(c)) * 1099511628211ull;
+  uint64_t h = fnv1a(text);
   h = (h ^ (h >> 30)) * 0xbf58476d1ce4e5b9ull;
   h = (h ^ (h >> 27)) * 0x94d049bb133111ebull;
   return h ^ (h >> 31);
@@ -164,7 +164,7 @@ class TextCheck {
       likely.push_back(file);
     }
     std::vector<char> binary(likely.size());
-    in_parallel(std::ssize(likely),
+    in_parallel(std::ssize(likely), kReaders,
                 [&](int64_t i) { binary[i] = looks_binary(likely[i]->path) ? 1 : 0; });
     for (std::size_t i = 0; i < likely.size(); ++i) is_binary_[likely[i]] = binary[i] != 0;
   }

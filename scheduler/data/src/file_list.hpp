@@ -7,6 +7,10 @@
 
 namespace airmoe::scheduler {
 
+/// Files read at a time, whatever the number of cores: on a cold disk each one waits for
+/// milliseconds.
+inline constexpr int64_t kReaders = 16;
+
 struct DataFile {
   std::string path;
   int64_t bytes = 0;

@@ -1,5 +1,5 @@
 #pragma once
-// Many small reads at once: on a cold disk each one waits for milliseconds.
+// Independent pieces of work in several threads, for what is done once, such as at start.
 
 #include <algorithm>
 #include <atomic>
@@ -9,13 +9,13 @@
 #include <thread>
 #include <vector>
 
-namespace airmoe::scheduler {
+namespace airmoe {
 
-/// Calls body(0) ... body(count - 1) once each, up to 16 at a time whatever the number of cores,
-/// and returns when all have ended. The exception of the lowest index is thrown again.
+/// Local. Calls body(0) ... body(count - 1) once each, up to `threads` at a time, one of them in
+/// the calling thread, and returns when all have ended. Fewer threads where the system has no more.
+/// The exception of the lowest index is thrown again.
 template <class Body>
-void in_parallel(int64_t count, const Body& body) {
-  constexpr int64_t kThreads = 16;
+void in_parallel(int64_t count, int64_t threads, const Body& body) {
   std::vector<std::exception_ptr> errors(static_cast<std::size_t>(count));
   std::atomic<int64_t> next = 0;
   const auto work = [&] {
@@ -30,7 +30,7 @@ void in_parallel(int64_t count, const Body& body) {
   {
     std::vector<std::jthread> others;
     try {
-      while (std::ssize(others) + 1 < std::min(count, kThreads)) others.emplace_back(work);
+      while (std::ssize(others) + 1 < std::min(count, threads)) others.emplace_back(work);
     } catch (const std::system_error&) {  // no more threads here: those there are do it
     }
     work();
@@ -40,4 +40,4 @@ void in_parallel(int64_t count, const Body& body) {
   }
 }
 
-}  // namespace airmoe::scheduler
+}  // namespace airmoe
