@@ -49,26 +49,32 @@ void expect_groups(const RoutedCase& c, int64_t begin, int64_t end, const PairGr
   EXPECT_EQ(from_device(view.offset, c.shape.rows + 1, stream), offset);
 }
 
-TEST(PairGroups, AreTheStableSortByRow) {
+/// Calls expect(case, begin, end, view, stream) for the slices that `Pairs` makes of every shape.
+template <class Pairs, class Expect>
+void expect_slices(const Expect& expect) {
   const Stream stream;
-  DevicePairGrouping grouping;  // one object over growing and shrinking problems
+  Pairs pairs;  // one object over growing and shrinking problems
   for (const RoutedShape& shape : kShapes) {
     SCOPED_TRACE(name(shape));
     const RoutedCase c(shape);
     const DeviceCase device(c, stream);
     for (const int64_t slice : {int64_t{0}, shape.tokens, shape.tokens / 3 + 1}) {
-      grouping.build(device.tokens(), device.lists(), device.position(), shape.active, shape.rows,
-                     stream, slice);
+      pairs.build(device.tokens(), device.lists(), device.position(), shape.active, shape.rows,
+                  stream, slice);
       int64_t begin = 0;
-      for (const PairGroups& view : grouping.slices()) {
+      for (const auto& view : pairs.slices()) {
         const int64_t end =
             slice == 0 ? c.pairs() : std::min(c.pairs(), begin + slice * shape.active);
-        expect_groups(c, begin, end, view, stream);
+        expect(c, begin, end, view, stream);
         begin = end;
       }
       EXPECT_EQ(begin, c.pairs());
     }
   }
+}
+
+TEST(PairGroups, AreTheStableSortByRow) {
+  expect_slices<DevicePairGrouping>(expect_groups);
 }
 
 /// Of the pairs [begin, end): whole permutation of rows, order, and where bundles start.
@@ -114,25 +120,7 @@ void expect_bundles(const RoutedCase& c, int64_t begin, int64_t end, const PairB
 }
 
 TEST(PairBundles, PutRowsOfTheSameCodewordTogether) {
-  const Stream stream;
-  DevicePairBundles bundles;  // one object over growing and shrinking problems
-  for (const RoutedShape& shape : kShapes) {
-    SCOPED_TRACE(name(shape));
-    const RoutedCase c(shape);
-    const DeviceCase device(c, stream);
-    for (const int64_t slice : {int64_t{0}, shape.tokens, shape.tokens / 3 + 1}) {
-      bundles.build(device.tokens(), device.lists(), device.position(), shape.active, shape.rows,
-                    stream, slice);
-      int64_t begin = 0;
-      for (const PairBundles& view : bundles.slices()) {
-        const int64_t end =
-            slice == 0 ? c.pairs() : std::min(c.pairs(), begin + slice * shape.active);
-        expect_bundles(c, begin, end, view, stream);
-        begin = end;
-      }
-      EXPECT_EQ(begin, c.pairs());
-    }
-  }
+  expect_slices<DevicePairBundles>(expect_bundles);
 }
 
 enum class By { row, bundle };
